@@ -1,0 +1,218 @@
+"""First stage: index a corpus with Lucene and search it with BM25, both by the Anserini that Pyserini carries.
+
+Documents, order and scores are those of ``python -m pyserini.search.lucene --bm25`` with the same settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from qpeft_rerank.corpora import Passage, contents_of, read_corpus
+from qpeft_rerank.errors import InputError
+from qpeft_rerank.java import ensure_jvm, java_class, java_errors, java_list
+from qpeft_rerank.lucene import LuceneIndex, is_index, open_index
+from qpeft_rerank.trec import Ranking, ScoredDoc
+
+BATCH_PASSAGES = 2_000  # passages handed to Java at once: enough to keep several threads busy, a few MB of text
+TOPICS_PER_THREAD = 16  # topics searched at once, per thread: a run begins to flow after the first few topics
+
+# Prebuilt indexes without document vectors whose stored text Pyserini parses again for RM3, and as what.
+RM3_COLLECTIONS = {
+    "msmarco-v1-passage": "JsonCollection",
+    "msmarco-v1-doc": "JsonCollection",
+    "msmarco-v1-doc-segmented": "JsonCollection",
+    "msmarco-v2-passage": "MsMarcoV2PassageCollection",
+    "msmarco-v2-passage-augmented": "MsMarcoV2PassageCollection",
+    "msmarco-v2-doc": "MsMarcoV2DocCollection",
+    "msmarco-v2-doc-segmented": "MsMarcoV2DocCollection",
+}
+
+
+def build_index(
+    corpus: str | Path | Iterable[Passage],
+    output: str | Path,
+    threads: int = 1,
+    progress: Callable[[int], object] | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Build a Lucene index of a corpus that plain Pyserini opens; return the number of passages.
+
+    Title and text are indexed together (field ``contents``), with positions and document vectors (RM3 needs them); the
+    passages themselves are stored, so that the index is all that a reranker needs.
+
+    Args:
+        corpus: a file or folder that :func:`qpeft_rerank.corpora.read_corpus` reads, or passages.
+        output: the folder to make. It is built beside its place and moved there when it is complete.
+        threads: indexing threads.
+        progress: called with the number of passages done so far, after each batch.
+        overwrite: replace ``output`` if it is a Lucene index; without it a folder that is not empty is an error.
+
+    Raises:
+        InputError: the corpus is empty or malformed, or ``output`` is taken or cannot be written.
+        DependencyError: no Java.
+    """
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, not {threads}")
+    target = Path(output)
+    _check_target(target, overwrite)
+    passages = read_corpus(corpus) if isinstance(corpus, (str, Path)) else iter(corpus)
+    ensure_jvm()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be made: {error.strerror}") from error
+    try:
+        done = _index_into(building, passages, threads, progress)
+        if done == 0:
+            raise InputError(f"{corpus if isinstance(corpus, (str, Path)) else 'the corpus'}: no passage to index")
+        _check_complete(building, done, target)
+        _move_into_place(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return done
+
+
+def search(
+    index: str | Path,
+    topics: Mapping[str, str],
+    hits: int = 100,
+    k1: float = 0.9,
+    b: float = 0.4,
+    rm3: bool = False,
+    threads: int = 1,
+) -> Iterator[Ranking]:
+    """Search topics with BM25; yield one ranking per topic, in the order of the topics, as they are found.
+
+    A topic without hits (no word of it is in the index) gives a ranking without documents.
+
+    Args:
+        index: the folder of a Lucene index, or the name of one of Pyserini's prebuilt indexes.
+        topics: the query by topic id.
+        hits: how many documents at most per topic.
+        k1, b: BM25's parameters; the defaults are Anserini's. (Given the name ``msmarco-v1-passage``, Pyserini's own
+            command sets 0.82 and 0.68 unless told; here the defaults hold for every index.)
+        rm3: expand each query with RM3 pseudo-relevance feedback (10 terms, 10 documents, weight 0.5: Pyserini's defaults).
+        threads: topics searched at the same time. The result does not depend on it.
+
+    Raises:
+        InputError: a setting out of range, an index that cannot be opened, or RM3 without document vectors.
+        DependencyError: no Java.
+    """
+    # Checked at the call, not at the first ranking, so that no output file is begun for a wrong setting.
+    if hits < 1 or threads < 1:
+        raise InputError(f"hits and threads must be at least 1, not {hits} and {threads}")
+    if not k1 >= 0:
+        raise InputError(f"k1 must be 0 or more, not {k1}")
+    if not 0 <= b <= 1:
+        raise InputError(f"b must lie between 0 and 1, not {b}")
+    opened = open_index(index)
+    opened.searcher.set_bm25(float(k1), float(b))
+    if rm3:
+        _set_rm3(opened)
+    return _search_all(opened, topics, hits, threads)
+
+
+def _search_all(index: LuceneIndex, topics: Mapping[str, str], hits: int, threads: int) -> Iterator[Ranking]:
+    try:
+        remaining = iter(topics.items())
+        while chunk := list(islice(remaining, TOPICS_PER_THREAD * threads)):
+            qids = [qid for qid, _ in chunk]
+            with java_errors(f"{index.name}: the search failed near topic {qids[0]!r}"):
+                found = index.searcher.batch_search(
+                    java_list(text for _, text in chunk), java_list(qids), hits, threads
+                )
+            for qid in qids:
+                yield Ranking(qid, [ScoredDoc(hit.docid, hit.score) for hit in found.get(qid) or ()])
+    finally:
+        index.close()
+
+
+def _set_rm3(index: LuceneIndex) -> None:
+    """As Pyserini's ``LuceneSearcher.set_rm3``, whose parameters these are."""
+    collection = None if _has_document_vectors(index.searcher.reader) else RM3_COLLECTIONS.get(index.name)
+    if collection is None and not _has_document_vectors(index.searcher.reader):
+        raise InputError(f"{index.name}: RM3 needs document vectors, which this index was built without (--storeDocvectors)")
+    with java_errors(f"{index.name}: RM3 cannot be used"):
+        index.searcher.set_rm3(collection, 10, 10, 0.5, False, True)
+
+
+def _has_document_vectors(reader: object) -> bool:
+    # More than the first document is looked at, as a document without words has no vector.
+    vectors = reader.termVectors()  # type: ignore[attr-defined]
+    return any(vectors.get(number) is not None for number in range(min(100, reader.maxDoc())))  # type: ignore[attr-defined]
+
+
+def _index_into(
+    folder: Path, passages: Iterator[Passage], threads: int, progress: Callable[[int], object] | None
+) -> int:
+    options = ["-collection", "JsonCollection", "-input", "", "-index", str(folder), "-threads", str(threads)]
+    options += ["-storePositions", "-storeDocvectors", "-storeRaw"]
+    with java_errors(f"{folder}: Lucene cannot begin the index"):
+        indexer = java_class("io.anserini.index.SimpleIndexer")(options)
+    done = 0
+    try:
+        while batch := list(islice(passages, BATCH_PASSAGES)):
+            with java_errors(f"passage {batch[0].docid!r} or one of the {len(batch) - 1} after it cannot be indexed"):
+                # ASCII only: pyjnius spoils characters beyond U+FFFF, while Java reads JSON's escapes rightly.
+                taken = indexer.addRawDocuments([_stored_json(passage) for passage in batch])
+            if taken != len(batch):
+                raise InputError(
+                    f"Lucene took only {taken} of {len(batch)} passages from {batch[0].docid!r} on (is the disk full?)"
+                )
+            done += taken
+            if progress is not None:
+                progress(done)
+    finally:
+        with java_errors(f"{folder}: Lucene cannot complete the index (is the disk full?)"):
+            indexer.close()
+    (folder / "write.lock").unlink(missing_ok=True)
+    return done
+
+
+def _stored_json(passage: Passage) -> str:
+    record = {"id": passage.docid, "title": passage.title, "contents": contents_of(passage)}
+    return json.dumps(record, ensure_ascii=True)
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"{target}: a file is in the place of the index")
+    if not any(target.iterdir()):
+        return
+    if not is_index(target):
+        raise InputError(f"{target}: the folder is not empty and not a Lucene index")
+    if not overwrite:
+        raise InputError(f"{target}: there is an index already (--overwrite replaces it)")
+
+
+def _check_complete(folder: Path, expected: int, target: Path) -> None:
+    """Count again what was written: Lucene's threads may fail without telling the caller."""
+    written = open_index(folder)
+    try:
+        count = written.searcher.get_total_num_docs()
+    finally:
+        written.close()
+    if count != expected:
+        raise InputError(f"{target}: Lucene wrote only {count} of {expected} passages (is the disk full?)")
+
+
+def _move_into_place(building: Path, target: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    building.chmod(0o777 & ~umask)  # mkdtemp makes folders that only their owner can read
+    if not target.exists():
+        building.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
+    target.rename(aside / "index")
+    building.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,175 @@
+"""Reorder the first passages of each topic of a run by a language model: how likely it finds the query, given the passage.
+
+With --adapter, an adapter that `qpeft train` made (its folder names method and base model). With --model alone, the plain
+model: method hard-prompt. Passages below the depth keep their order under the reordered ones.
+
+With --output, topics are kept as they are scored: after a kill, the same command with --resume goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from qpeft_rerank.cli.options import (InputRunOptions, ModelOptions, OutputRunOptions, PassageOptions, TopicsOptions, Verb,
+                                      borrowed, option)
+from qpeft_rerank.errors import InputError, MissingTopicError, QpeftError
+from qpeft_rerank.models.config import METHODS, AdapterConfig
+
+if TYPE_CHECKING:
+    from qpeft_rerank.reranker import Reranker
+    from qpeft_rerank.trec import Ranking
+
+_log = logging.getLogger(__name__)
+SHOWN_MISSING = 5  # lines about missing topics and passages; the rest is only counted
+
+
+@dataclass(kw_only=True)
+class PromptOptions:
+    """Settings of a method that is not trained; an adapter brings its own."""
+
+    title: ClassVar[str] = "without an adapter"
+
+    method: str | None = option(None, "method (default: hard-prompt, the only one that needs no training)", choices=METHODS)
+    prompt: str | None = borrowed(AdapterConfig, "prompt")
+    passage_tokens: int | None = borrowed(AdapterConfig, "passage_tokens")
+    passage_format: str | None = borrowed(AdapterConfig, "passage_format")
+    layout: str | None = borrowed(AdapterConfig, "layout")
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were given."""
+        return {f.name: value for f in fields(PromptOptions) if (value := getattr(self, f.name)) is not None}
+
+
+@dataclass(kw_only=True)
+class RerankOptions(InputRunOptions, OutputRunOptions, ModelOptions, PromptOptions, PassageOptions, TopicsOptions):
+    """Flags of `qpeft rerank`."""
+
+    adapter: str | None = option(None, "adapter: folder or Hugging Face name", metavar="DIR")
+    depth: int = option(100, "passages of each topic that are scored", least=1)
+    missing: str = option("error", "what to do if a topic or passage has no text: stop, or go on and report",
+                          choices=("error", "skip"))
+    resume: bool = option(False, "go on with an --output that was not finished")
+    batch_tokens: int | None = option(None, "tokens in a batch (default: what fits the device)", least=1)
+    batch_size: int | None = option(None, "most pairs in a batch (default: no limit but the tokens)", least=1)
+    force: bool = option(False, "use the adapter on another base model than it was trained for")
+
+    def check(self) -> None:
+        """Raise `InputError` for flags that do not go together."""
+        settings = self.given()
+        if self.adapter is not None and settings:
+            raise InputError(f"--{next(iter(settings)).replace('_', '-')} and --adapter: an adapter brings its own settings")
+        if self.adapter is None and self.model is None:
+            raise InputError("no model given: name an adapter with --adapter, or a model with --model")
+        if self.adapter is None and self.force:
+            raise InputError("--force is for an adapter: name it with --adapter")
+        if AdapterConfig(method=self.method or "hard-prompt").trainable and self.adapter is None:
+            raise InputError(f"--method {self.method} must be trained: name its adapter with --adapter")
+        if self.topics == "-" and not (self.run or self.run_file):
+            raise InputError("the run and the topics cannot both come from stdin")
+        if self.resume and self.output == "-":
+            raise InputError("--resume needs --output: what went to stdout cannot be continued")
+
+    def load_reranker(self) -> Reranker:
+        """The model, with its adapter if there is one."""
+        from qpeft_rerank.reranker import Reranker
+
+        if self.adapter is None:
+            settings = self.given()
+            return Reranker.from_model(self.model, settings.pop("method", "hard-prompt"), self.batch_tokens, self.batch_size,
+                                       settings, **self.base_options())
+        return Reranker.from_adapter(self.adapter, self.batch_tokens, self.batch_size, model=self.model, force=self.force,
+                                     **self.base_options())
+
+
+def run(options: RerankOptions) -> None:
+    """Rerank and write."""
+    options.check()
+    source = options.run_source()
+
+    from qpeft_rerank.cli.progress import progress_bar
+    from qpeft_rerank.rerank import rerank, window_topics
+    from qpeft_rerank.resume import write_resumably
+    from qpeft_rerank.trec import read_run, write_run
+
+    topics = options.read_topics()
+    # Before the model is loaded, which may take minutes: is there anything to rerank, and to find passages in?
+    rankings = read_run(source)
+    first = next(rankings, None)
+    if first is None:
+        raise InputError("the run is empty: nothing to rerank")
+    rankings = chain([first], rankings)
+    passages = options.open_passages()
+    reranker = options.load_reranker()
+    tag = options.runtag or reranker.scorer.config.method
+    missing = Missing()
+    with progress_bar("rerank", " pairs") as bar:
+
+        def stage(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
+            return rerank(rankings, topics, passages, reranker, options.depth, options.missing, missing.add, bar.update)
+
+        def expect(done: int = 0) -> None:
+            bar.total = _pairs(source, options.depth, done)
+
+        expect()
+        if options.output == "-" or (Path(options.output).exists() and not Path(options.output).is_file()):
+            write_run(stage(rankings), options.output, tag)
+        else:
+            write_resumably(rankings, stage, options.output, tag, _settings(options, reranker, source, tag),
+                            window_topics(options.depth), options.resume, expect)
+    missing.report()
+
+
+class Missing:
+    """Says the first few missing topics and passages, and counts all."""
+
+    def __init__(self) -> None:
+        self.topics = self.passages = 0
+
+    def add(self, error: QpeftError) -> None:
+        """One more."""
+        if isinstance(error, MissingTopicError):
+            self.topics += 1
+        else:
+            self.passages += 1
+        if self.topics + self.passages <= SHOWN_MISSING:
+            _log.info("skipped: %s", error)
+
+    def report(self) -> None:
+        """How many were missing, if any."""
+        if self.topics or self.passages:
+            _log.info("skipped %d topics and %d candidates that have no text; they keep their old order, below what was scored",
+                      self.topics, self.passages)
+
+
+def _pairs(source: str, depth: int, skipped_topics: int) -> int | None:
+    """Pairs that will be scored, None where the run comes through a pipe. Reading is quick next to scoring."""
+    from qpeft_rerank.files import is_regular_file
+    from qpeft_rerank.trec import read_run
+
+    if not is_regular_file(source):
+        return None
+    return sum(min(depth, len(ranking.docs)) for ranking in islice(read_run(source), skipped_topics, None))
+
+
+def _settings(options: RerankOptions, reranker: Reranker, source: str, tag: str) -> dict[str, Any]:
+    """All that the scores depend on, for the record beside the run, and so that a run is resumed under the same ones only."""
+    base = reranker.scorer.base
+    return {
+        "run": source, "topics": options.topics, "collection": options.collection, "split": options.split,
+        "index": options.index, "corpus": options.corpus, "ir_dataset": options.ir_dataset,
+        "adapter": options.adapter, "model": base.name, "revision": base.revision, "lora": base.lora,
+        "dtype": str(base.dtype).removeprefix("torch."), "device": base.device.type, "quantize": options.quantize,
+        "settings": reranker.scorer.config.to_dict(),
+        "depth": options.depth, "missing": options.missing, "runtag": tag,
+        "batch_tokens": options.batch_tokens, "batch_size": options.batch_size,
+    }
+
+
+VERB = Verb(__doc__, "  qpeft rerank run.bm25.txt -c squad.toml --adapter adapter --output run.qpeft-a.txt\n"
+                     "  qpeft bm25 -c squad.toml | qpeft rerank -c squad.toml --model demo --method hard-prompt > run.txt",
+            RerankOptions, run)

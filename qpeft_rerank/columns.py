@@ -1,0 +1,130 @@
+"""Lines of white-space separated columns, read in large blocks: the ground under run and qrels files.
+
+White space is what trec_eval's C code takes for it (the ASCII kinds), so ids may hold any other character.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from qpeft_rerank.errors import FormatError
+from qpeft_rerank.files import BUFFER
+
+# No line of a run or qrels file comes near this; a binary file without line ends must not fill the memory.
+_LONGEST_LINE = 1 << 20
+# The largest float32, which is what trec_eval holds scores in.
+_LARGEST_SCORE = (2 - 2**-23) * 2.0**127
+
+SAME_TOPIC = re.compile(rb"^[^\S\n]*(\S+)([^\S\n]).*\n(?:\1\2.*\n)*", re.MULTILINE)
+"""Lines that follow each other and start with the same first column (group 1)."""
+
+
+class Block(NamedTuple):
+    """Whole lines with their line ends, and where they start: ``line`` (from 1) and ``offset`` (bytes)."""
+
+    data: bytes
+    line: int
+    offset: int
+
+
+class Stretch(NamedTuple):
+    """Lines of one topic that follow each other: of each line its docid, score or grade, and line number."""
+
+    qid: str
+    docids: list[str]
+    values: list
+    lines: Sequence[int]
+
+
+def read_blocks(stream: io.BufferedReader, name: str) -> Iterator[Block]:
+    """Yield the stream in blocks of whole lines, as soon as they arrive.
+
+    Raises FormatError for a NUL byte, for bytes that are not UTF-8 and for a line without end.
+    """
+    line, offset, rest = 1, 0, b""
+    while True:
+        chunk = stream.read1(BUFFER)
+        # At the end of the file, the last line may lack its line end.
+        data = rest + (chunk or b"\n" if rest else chunk)
+        if not data:
+            return
+        if not offset and data.startswith(b"\xef\xbb\xbf"):  # byte order mark
+            data, offset = data[3:], 3
+        cut = data.rfind(b"\n") + 1
+        data, rest = data[:cut], data[cut:]
+        if len(rest) > _LONGEST_LINE:
+            raise FormatError(name, line + data.count(b"\n"), "a line of more than 1 MB: not a TREC file")
+        if data:
+            _check_text(data, line, name)
+            yield Block(data, line, offset)
+            line += data.count(b"\n")
+            offset += len(data)
+
+
+def _check_text(data: bytes, line: int, name: str) -> None:
+    if (nul := data.find(b"\0")) >= 0:
+        raise FormatError(name, line + data.count(b"\n", 0, nul), "a NUL byte: binary data, not a TREC file")
+    if not data.isascii():
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            at = line + data.count(b"\n", 0, error.start)
+            raise FormatError(name, at, f"not UTF-8 text ({error.reason})") from None
+
+
+def parse_lines(block: Block, name: str, columns: Sequence[str], value: str) -> Iterator[Stretch]:
+    """Split a block line by line, with every check.
+
+    ``columns`` are the names of the columns that each line must have, among them qid, docid and ``value``,
+    which is score or grade.
+    """
+    number = _NUMBERS[value]
+    qid_at, docid_at, value_at = (columns.index(column) for column in ("qid", "docid", value))
+    stretch, last = None, None
+    for line, text in enumerate(block.data.split(b"\n"), block.line):
+        fields = text.split()
+        if not fields:
+            continue
+        if len(fields) != len(columns):
+            expected = f"expected {len(columns)} columns ({' '.join(columns)})"
+            raise FormatError(name, line, f"{expected}, found {len(fields)}")
+        try:
+            parsed = number(fields[value_at])
+        except ValueError as error:
+            raise FormatError(name, line, str(error)) from None
+        if fields[qid_at] != last:
+            if stretch:
+                yield stretch
+            last = fields[qid_at]
+            stretch = Stretch(last.decode(), [], [], [])
+        stretch.docids.append(fields[docid_at].decode())
+        stretch.values.append(parsed)
+        stretch.lines.append(line)
+    if stretch:
+        yield stretch
+
+
+def parse_score(field: bytes) -> float:
+    """A score as trec_eval would read it; ValueError for what is no finite number there."""
+    try:
+        score = float(field)
+    except ValueError:
+        score = None
+    if score is None or b"_" in field:  # Python, not C, reads 1_000
+        raise ValueError(f"the score {field.decode()!r} is not a number")
+    if not abs(score) <= _LARGEST_SCORE:  # NaN compares false
+        raise ValueError(f"the score {field.decode()!r} is not a finite float32 number")
+    return score
+
+
+def parse_grade(field: bytes) -> int:
+    """A relevance grade, an integer, perhaps negative; ValueError for anything else."""
+    if not re.fullmatch(rb"[+-]?[0-9]{1,9}", field):
+        raise ValueError(f"the grade {field.decode()!r} is not an integer")
+    return int(field)
+
+
+_NUMBERS: dict[str, Callable[[bytes], float]] = {"score": parse_score, "grade": parse_grade}

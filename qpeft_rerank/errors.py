@@ -1,0 +1,68 @@
+"""The typed errors of the library. Each message is one line that names what is wrong and, where known, what to do.
+
+The command line prints the message and exits with code 2; nothing in the library prints or exits.
+"""
+
+from __future__ import annotations
+
+
+class QpeftError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InputError(QpeftError):
+    """A file, folder, name or setting that cannot be used: the message names it and what was expected."""
+
+
+class FormatError(InputError):
+    """A malformed line or record. ``path`` and ``line`` (from 1) say where."""
+
+    def __init__(self, path: object, line: int | None, message: str):
+        self.path, self.line = str(path), line
+        super().__init__(f"{path}:{line}: {message}" if line is not None else f"{path}: {message}")
+
+
+class MissingTopicError(InputError):
+    """A run names a topic that the topics do not have."""
+
+    def __init__(self, qid: str, where: object = "the topics"):
+        self.qid = qid
+        super().__init__(f"topic {qid!r} of the run is not in {where}")
+
+
+class MissingPassageError(InputError):
+    """A run names a passage that the index or corpus does not have."""
+
+    def __init__(self, docid: str, where: object, qid: str | None = None):
+        self.docid, self.qid = docid, qid
+        of = f" (candidate of topic {qid!r})" if qid is not None else ""
+        super().__init__(f"passage {docid!r}{of} is not in {where}")
+
+
+class DependencyError(QpeftError):
+    """An optional package, or Java, is missing: the message says what to install."""
+
+
+class AdapterError(QpeftError):
+    """An adapter folder that is incomplete, damaged or made for another base model."""
+
+
+class PairError(QpeftError):
+    """One (topic, passage) pair that cannot be scored: too long for the model or the device, or nothing to score.
+
+    Attributes:
+        reason: what is wrong with it.
+        index: its place among the pairs that were given.
+        tokens: how many tokens it has, where that matters.
+        qid, docid: which pair it is, once a stage that knows has named it.
+    """
+
+    def __init__(self, reason: str, index: int = 0, tokens: int | None = None, qid: str | None = None,
+                 docid: str | None = None):
+        self.reason, self.index, self.tokens, self.qid, self.docid = reason, index, tokens, qid, docid
+        pair = f"pair {index}" if qid is None else f"topic {qid!r}, passage {docid!r}"
+        super().__init__(f"{pair}{'' if tokens is None else f' ({tokens} tokens)'}: {reason}")
+
+    def named(self, qid: str, docid: str) -> PairError:
+        """The same error with the pair's name."""
+        return PairError(self.reason, self.index, self.tokens, qid, docid)

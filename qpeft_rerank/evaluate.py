@@ -1,0 +1,286 @@
+"""Evaluate a run: pytrec_eval's measures for each topic, and their means over all judged topics.
+
+What is counted is what ``trec_eval -c`` counts (https://github.com/usnistgov/trec_eval):
+
+* The means are over all *judged* topics, that is, all topics of the qrels: one without results counts 0, and
+  so does one without a relevant document. pytrec_eval leaves the former out, so we fill them in.
+* Topics of the run that the qrels do not have are left out, and their number is given.
+* Documents are ordered by score as float32, equal scores by docid, both descending; the rank column says
+  nothing.
+* The relevance level (``-l``) is the lowest grade that counts as relevant. nDCG uses the grades themselves.
+  Grades below 0 mean "in the pool, but not judged".
+
+A run is read topic by topic, so memory holds the rankings of one topic only.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import nlargest
+from itertools import islice
+from os import PathLike, fspath
+from pathlib import PurePath
+from typing import IO, TYPE_CHECKING
+
+from qpeft_rerank.errors import InputError
+from qpeft_rerank.measures import DEFAULT_MEASURES, Measure, parse_measures
+
+if TYPE_CHECKING:
+    from qpeft_rerank.trec import Ranking
+
+Qrels = Mapping[str, Mapping[str, int]]
+
+# trec_eval keeps one counter for each grade up to the highest: a stray huge "grade" would fill the memory.
+_HIGHEST_GRADE = 10_000
+# The least value of a topic in trec_eval's geometric means (MIN_GEO_MEAN).
+_LEAST_GEOMETRIC = 0.00001
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run is worth by some measures. ``measures`` are spelled and ordered as they were asked for."""
+
+    name: str
+    """Name of the run: given, or made of its file name."""
+    measures: tuple[str, ...]
+    per_topic: dict[str, dict[str, float]]
+    """Every judged topic, in the order of the qrels -> measure -> value."""
+    means: dict[str, float]
+    """Measure -> figure of all topics: the mean, but the sum of counts and the geometric mean of gm_map."""
+    judged: int
+    """Number of judged topics: the means are over these."""
+    retrieved: int
+    """Number of judged topics for which the run has results."""
+    unjudged: int
+    """Number of topics of the run that the qrels do not have: left out."""
+    relevance_level: int = 1
+
+    @property
+    def missing(self) -> int:
+        """Number of judged topics without results: each counts 0."""
+        return self.judged - self.retrieved
+
+
+def evaluate(
+    run: str | PathLike[str] | IO | Iterable[Ranking],
+    qrels: str | PathLike[str] | IO | Qrels,
+    measures: Iterable[str] = DEFAULT_MEASURES,
+    relevance_level: int = 1,
+    name: str | None = None,
+) -> Evaluation:
+    """Evaluate a run against qrels.
+
+    Args:
+        run: a TREC run (path, "-" for stdin, or an open text file), or rankings.
+        qrels: TREC qrels (path, Pyserini name, or an open text file), or topic -> docid -> grade.
+        measures: names in either spelling, see ``qpeft_rerank.measures``.
+        relevance_level: the lowest grade that counts as relevant, for all measures but those that use the
+        grades
+            and those whose name has its own level, as ``AP(rel=2)``.
+        name: name of the run in tables; by default its file name without ``.txt`` and ``.gz``.
+
+    Raises:
+        InputError: an unknown measure, an empty run or qrels, no topic in common, a topic or document twice.
+        FormatError: a malformed line.
+
+    >>> from qpeft_rerank.trec import Ranking, ScoredDoc
+    >>> run = [Ranking("1", [ScoredDoc("a", 2.0), ScoredDoc("b", 1.0)])]
+    >>> evaluate(run, {"1": {"b": 1}, "2": {"c": 1}}, ["RR@10"]).means
+    {'RR@10': 0.25}
+    """
+    wanted = parse_measures(measures)
+    if isinstance(relevance_level, bool) or not isinstance(relevance_level, int) or relevance_level < 1:
+        raise InputError(f"the relevance level must be a whole number, 1 or more, not {relevance_level!r}")
+    grades = _judged_topics(qrels)
+    score_topic = _TopicScorer(wanted, grades, relevance_level)
+    if name is None:
+        name = run_names([run])[0] if _is_source(run) else "run"
+
+    scored: dict[str, dict[str, float]] = {}
+    seen: set[str] = set()
+    for qid, scores in _topics(run):
+        if qid in seen:
+            raise InputError(f"topic {qid!r} comes twice in the run {name!r}")
+        seen.add(qid)
+        if scores and qid in grades:
+            scored[qid] = score_topic(qid, scores)
+    if not seen:
+        raise InputError(f"the run {name!r} is empty: it has no topic")
+    if not scored:
+        raise InputError(
+            f"the run {name!r} and the qrels have no topic in common: "
+            f"the run has {_some(seen)}, the qrels {_some(grades)}"
+        )
+    absent = {m.spelling: _LEAST_GEOMETRIC if m.family.summary == "geometric" else 0.0 for m in wanted}
+    per_topic = {qid: scored.get(qid) or dict(absent) for qid in grades}
+    return Evaluation(
+        name=name,
+        measures=tuple(m.spelling for m in wanted),
+        per_topic=per_topic,
+        means={m.spelling: _summary(m, per_topic, grades) for m in wanted},
+        judged=len(grades),
+        retrieved=len(scored),
+        unjudged=len(seen - grades.keys()),
+        relevance_level=relevance_level,
+    )
+
+
+def run_names(runs: Sequence[str | PathLike[str] | IO]) -> list[str]:
+    """Names of runs for a table: file names without ``.txt`` and ``.gz``, with the folders that tell them
+    apart.
+
+    >>> run_names(["a/run.bm25.txt", "a/run.qpeft.txt.gz"])
+    ['run.bm25', 'run.qpeft']
+    >>> run_names(["a/run.txt", "b/run.txt"])
+    ['a/run', 'b/run']
+    """
+    paths = [_name_parts(run) for run in runs]
+    for depth in range(1, max(map(len, paths), default=0) + 1):
+        names = ["/".join(parts[-depth:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    return ["/".join(parts) for parts in paths]
+
+
+class _TopicScorer:
+    """Scores one topic at a time, with an evaluator for each relevance level, since pytrec_eval takes one."""
+
+    def __init__(self, measures: list[Measure], grades: dict[str, dict[str, int]], relevance_level: int):
+        import pytrec_eval  # brings numpy
+
+        self._grades = grades
+        self._spellings = [m.spelling for m in measures]
+        self._evaluators = []
+        for level in dict.fromkeys(m.level or relevance_level for m in measures if m.request):
+            members = [m for m in measures if m.request and (m.level or relevance_level) == level]
+            evaluator = pytrec_eval.RelevanceEvaluator(
+                grades, {m.request for m in members}, relevance_level=level
+            )
+            self._evaluators.append((evaluator, [(m, m.key) for m in members]))
+        self._tail = any(m.family.tail for m in measures)
+        self._shares = [m for m in measures if m.request is None]
+        self._top = max((m.depth for m in self._shares), default=0)
+
+    def __call__(self, qid: str, scores: dict[str, float]) -> dict[str, float]:
+        """Values of one topic from docid -> score (not empty)."""
+        grades = self._grades[qid]
+        needed = {qid: scores if self._tail else _down_to_last_judged(scores, grades)}
+        top = nlargest(self._top, zip(array("f", scores.values()), scores, strict=True)) if self._top else []
+        values: dict[str, float] = {}
+        for evaluator, members in self._evaluators:
+            answer = evaluator.evaluate(needed)[qid]
+            for measure, key in members:
+                values[measure.spelling] = _value(measure, answer[key])
+        for measure in self._shares:
+            values[measure.spelling] = _judged_share(top[: measure.depth], grades)
+        return {spelling: values[spelling] for spelling in self._spellings}
+
+
+def _down_to_last_judged(scores: dict[str, float], grades: Collection[str]) -> dict[str, float]:
+    """The documents down to the last judged one: those below change no value, but cost pytrec_eval's time."""
+    found = grades & scores.keys()
+    if not found:
+        return dict(islice(scores.items(), 1))
+    lowest = min(map(scores.__getitem__, found))
+    # Scores that are equal as float32 are ties, which the docid may break either way: keep all that may be.
+    # Float32 numbers are at most 2 ** -23 of their size apart, and near 0 2 ** -149.
+    lowest -= abs(lowest) * 2**-22 + 2**-148
+    return {docid: score for docid, score in scores.items() if score >= lowest}
+
+
+def _value(measure: Measure, answer: float) -> float:
+    """What the measure makes of pytrec_eval's answer."""
+    if measure.family.own_cut and measure.cutoff and answer:  # RR@k: the answer is 1 / rank
+        return answer if round(1 / answer) <= measure.cutoff else 0.0
+    if measure.family.summary == "geometric":  # the answer is a logarithm
+        return math.exp(answer)
+    return answer
+
+
+def _judged_share(top: Sequence[tuple[float, str]], grades: Collection[str]) -> float:
+    """Judged@k as ir_measures defines it: the share of judged documents among the top k that are there."""
+    return sum(docid in grades for _, docid in top) / len(top)
+
+
+def _summary(
+    measure: Measure, per_topic: dict[str, dict[str, float]], grades: dict[str, dict[str, int]]
+) -> float:
+    if measure.family.name == "NumQ":
+        return float(len(grades))
+    if measure.family.name == "NumRel":
+        # With -c, trec_eval counts relevant documents in all judged topics, and grades from 1 whatever -l
+        # says.
+        level = measure.level or 1
+        return float(sum(grade >= level for topic in grades.values() for grade in topic.values()))
+    values = [topic[measure.spelling] for topic in per_topic.values()]
+    if measure.family.summary == "sum":
+        return math.fsum(values)
+    if measure.family.summary == "geometric":
+        return math.exp(math.fsum(map(math.log, values)) / len(values))
+    return math.fsum(values) / len(values)
+
+
+def _judged_topics(qrels: str | PathLike[str] | IO | Qrels) -> dict[str, dict[str, int]]:
+    if not isinstance(qrels, Mapping):
+        from qpeft_rerank.trec import read_qrels
+
+        qrels = read_qrels(qrels)
+    judged: dict[str, dict[str, int]] = {}
+    for qid, topic in qrels.items():
+        if not topic:
+            continue
+        highest = max(topic.values())
+        if highest > _HIGHEST_GRADE:
+            raise InputError(
+                f"qrels: topic {qid!r} has the grade {highest}; {_HIGHEST_GRADE} is the highest allowed"
+            )
+        # trec_eval takes all grades below 0 alike, but a topic with none above -2 makes it crash.
+        judged[qid] = {docid: max(int(grade), -1) for docid, grade in topic.items()}
+    if not judged:
+        raise InputError("the qrels are empty: no topic is judged")
+    return judged
+
+
+def _topics(run: str | PathLike[str] | IO | Iterable[Ranking]) -> Iterator[tuple[str, dict[str, float]]]:
+    """(qid, docid -> score), topic by topic. Rankings get the checks that the reader of files makes."""
+    if _is_source(run):
+        from qpeft_rerank.trec import read_scores
+
+        yield from read_scores(run)
+        return
+    for qid, docs in run:
+        try:
+            scores = {docid: float(score) for docid, score in docs}
+            "".join((qid, *scores)).encode()
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"topic {qid!r} needs docids that are text, and numbers as scores: {error}"
+            ) from None
+        if len(scores) != len(docs):
+            raise InputError(f"topic {qid!r} has a document twice")
+        if any("\0" in word for word in (qid, *scores)):
+            raise InputError(f"topic {qid!r}: an id has a NUL character")
+        if not all(map(math.isfinite, array("f", scores.values()))):
+            raise InputError(f"topic {qid!r} has a score that is not a finite float32 number")
+        yield qid, scores
+
+
+def _is_source(run: object) -> bool:
+    return isinstance(run, (str, PathLike)) or hasattr(run, "read")
+
+
+def _name_parts(run: str | PathLike[str] | IO) -> tuple[str, ...]:
+    path = getattr(run, "name", "run") if hasattr(run, "read") else fspath(run)
+    if path in ("-", "<stdin>", 0):
+        return ("stdin",)
+    pure = PurePath(str(path))
+    return (*pure.parts[:-1], pure.name.removesuffix(".gz").removesuffix(".txt") or pure.name)
+
+
+def _some(qids: Iterable[str]) -> str:
+    """A few topics, for a message."""
+    few = sorted(qids)
+    return ", ".join(map(repr, few[:3])) + (", ..." if len(few) > 3 else "")

@@ -1,0 +1,219 @@
+"""Files, stdin and stdout as this package reads and writes them: UTF-8, gzip by content, atomic results.
+
+Every way in which a file can be unreadable (missing, a folder, no permission, damaged gzip, not UTF-8)
+becomes one :class:`~qpeft_rerank.errors.InputError` that names the file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import secrets
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, BinaryIO, TextIO
+
+from qpeft_rerank.errors import FormatError, InputError
+
+Source = str | Path | IO
+"""A path, "-" for stdin, or an open file."""
+
+BUFFER = 1 << 18
+# The endings that a file of the field has: a missing file with one of them is not taken for a Pyserini name.
+_FILE_ENDINGS = {".txt", ".tsv", ".csv", ".json", ".jsonl", ".gz", ".trec", ".qrels", ".qrel", ".xml"}
+
+
+def source_name(source: Source) -> str:
+    """How messages call a source: its path, ``<stdin>`` or ``<stream>``."""
+    if isinstance(source, (str, Path)):
+        return "<stdin>" if str(source) == "-" else str(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "<stream>"
+
+
+def is_regular_file(source: Source) -> bool:
+    """Whether the source is a path that can be read twice (not a pipe, a device or an open stream)."""
+    return isinstance(source, (str, Path)) and str(source) != "-" and os.path.isfile(source)
+
+
+def may_be_name(source: Source) -> bool:
+    """Whether a source that is no file may name a known collection: ``dl19-passage``, not ``dl19/q.tsv``."""
+    if not isinstance(source, str) or source in ("", "-") or os.path.exists(source):
+        return False
+    return os.sep not in source and os.path.splitext(source)[1].lower() not in _FILE_ENDINGS
+
+
+@contextmanager
+def open_bytes(source: Source, what: str = "file") -> Iterator[io.BufferedReader]:
+    """Open a source for reading bytes, unzipped if it starts as gzip does; ``what`` is its kind in messages.
+
+    Files are closed at the end; stdin and streams given by the caller stay open. Unzipped sources cannot
+    seek.
+    """
+    name = source_name(source)
+    with _opened(source, name, what) as stream:
+        head = stream.peek(2)[:2]
+        if head == b"\x1f\x8b":
+            yield io.BufferedReader(_Unzipped(stream, name), BUFFER)
+        elif not head and name.endswith(".gz"):
+            raise InputError(f"{name}: is empty, not a gzip file")
+        else:
+            yield stream
+
+
+@contextmanager
+def open_text(source: Source, what: str = "file") -> Iterator[TextIO]:
+    """Open a source for reading text: strict UTF-8, with or without a byte order mark, gzip or not.
+
+    Lines end at ``\\n`` only and keep their ``\\r``. Bytes that are not UTF-8 raise a FormatError with the
+    line when the source is a file.
+    """
+    with open_bytes(source, what) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="\n")
+        try:
+            yield text
+        except UnicodeDecodeError as error:
+            if is_regular_file(source):
+                for _ in read_lines(source, what):  # a second look finds the line and raises
+                    pass
+            raise FormatError(source_name(source), None, f"not UTF-8 text ({error.reason})") from None
+        finally:
+            text.detach()
+
+
+def read_lines(source: Source, what: str = "file") -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line without its end) of a UTF-8 text; FormatError for a bad byte."""
+    with open_bytes(source, what) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise FormatError(source_name(source), number, f"not UTF-8 text ({error.reason})") from None
+            if number == 1:
+                text = text.removeprefix("\ufeff")
+            yield number, text.rstrip("\r\n")
+
+
+@contextmanager
+def atomic_write(target: str | Path | TextIO) -> Iterator[TextIO]:
+    """Open a target for writing UTF-8 text with ``\\n`` line ends; the final name appears when all is there.
+
+    "-" is stdout, and an open stream is used as it is. A path gets a temporary file in its folder, which is
+    synced and renamed at the end and removed on any error. A name that ends in ``.gz`` is zipped without a
+    time stamp, so that the same text gives the same bytes. Devices and pipes are written directly.
+    """
+    if not isinstance(target, (str, Path)):
+        yield target
+        target.flush()
+    elif str(target) == "-":
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        with _encodable("<stdout>"):
+            yield sys.stdout
+        sys.stdout.flush()
+    elif os.path.isdir(target):
+        raise InputError(f"cannot write {target}: it is a folder")
+    elif os.path.exists(target) and not os.path.isfile(target):
+        with _encodable(str(target)), open(target, "w", encoding="utf-8", newline="\n") as device:
+            yield device
+    else:
+        # A link stays a link: what it points to is replaced.
+        path = Path(os.path.realpath(target))
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write {target}: there is no folder {path.parent}")
+        with _encodable(str(target)):
+            yield from _replace(path, zipped=str(target).endswith(".gz"))
+
+
+def _replace(path: Path, zipped: bool) -> Iterator[TextIO]:
+    # Not tempfile: its files are private (mode 0600), ours follow the user's umask like any other file.
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "xb", buffering=BUFFER) as raw:
+            if zipped:
+                packed = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
+                with packed, io.BufferedWriter(packed, BUFFER) as wide:
+                    with io.TextIOWrapper(wide, encoding="utf-8", newline="\n") as text:
+                        yield text
+            else:
+                text = io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
+                yield text
+                text.flush()
+                text.detach()
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _encodable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        bad = error.object[error.start : error.start + 1]
+        raise InputError(f"{name}: {bad!r} cannot be written as UTF-8 (half of a surrogate pair)") from None
+
+
+@contextmanager
+def _opened(source: Source, name: str, what: str) -> Iterator[io.BufferedReader]:
+    if isinstance(source, (str, Path)) and str(source) != "-":
+        try:
+            stream = open(source, "rb", buffering=BUFFER)
+        except FileNotFoundError:
+            raise InputError(f"{what} not found: {name}") from None
+        except IsADirectoryError:
+            raise InputError(f"{name} is a folder, not a {what}") from None
+        except (OSError, ValueError) as error:  # ValueError: a name with a NUL character
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot read {what} {name!r}: {reason}") from None
+        with stream:
+            yield stream
+        return
+    stream = sys.stdin if isinstance(source, (str, Path)) else source
+    if stream is None:
+        raise InputError(f"cannot read {what}: there is no stdin")
+    binary = _binary(stream)
+    if hasattr(binary, "peek"):
+        yield binary
+    else:
+        reader = io.BufferedReader(binary, BUFFER)
+        try:
+            yield reader
+        finally:
+            reader.detach()
+
+
+def _binary(stream: IO) -> BinaryIO:
+    if hasattr(stream, "buffer"):
+        return stream.buffer
+    if isinstance(stream, io.TextIOBase):  # for example a StringIO: all in memory already
+        return io.BytesIO(stream.read().encode("utf-8"))
+    return stream
+
+
+class _Unzipped(io.RawIOBase):
+    """The unzipped bytes of a gzip stream; damage is an InputError that names the source."""
+
+    def __init__(self, stream: BinaryIO, name: str):
+        self._stream, self._name = gzip.GzipFile(fileobj=stream, mode="rb"), name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        try:
+            # read1 gives what is there: a zipped pipe flows as it comes.
+            data = self._stream.read1(len(buffer))
+        except EOFError:
+            raise InputError(f"{self._name}: the gzip file is cut off") from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"{self._name}: the gzip file is damaged ({error})") from None
+        buffer[: len(data)] = data
+        return len(data)

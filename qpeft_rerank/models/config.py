@@ -1,0 +1,113 @@
+"""What an adapter is: one checked dataclass that goes to and from JSON.
+
+Everything a score depends on besides the base model's weights stands here; each field carries its own help text, which the
+command line shows.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from qpeft_rerank.errors import AdapterError, InputError
+
+METHODS = ("hard-prompt", "soft-prompt", "qpeft-r", "qpeft-a", "vocab", "token")
+RETRIEVAL_METHODS = ("qpeft-r", "vocab", "token")
+HINT_METHODS = (*RETRIEVAL_METHODS, "qpeft-a")
+FILTERS = ("duplicates", "query", "stopwords", "non-alphabetic")
+PROMPT = "Please generate a question for the input passage."
+PROMPT_WITH_HINTS = "Given the hints, please generate a question for the input passage."
+PASSAGE_FORMATS = ("title text", "text+title", "title+text")
+
+
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The settings of one reranker (METHOD: Peng et al., arXiv 2404.04522).
+
+    Raises:
+        InputError: a field has a value that is not possible; the message names field and value.
+    """
+
+    method: str = _option("qpeft-a", "how hints are made", choices=METHODS)
+    prompt: str | None = _option(None, "instruction in front of the input (default: one that fits the method)")
+    soft_prompt: bool = _option(False, "train the prompt's vectors too (always so for the method soft-prompt)")
+    prompt_layers: int = _option(0, "depth n of the MLP on the soft prompt: Linear, then n times ReLU and Linear; 0 is none")
+    k: int = _option(15, "hints per pair (qpeft-r, vocab) or per query token (token)")
+    heads: int = _option(2, "attention heads (qpeft-a)")
+    placement: str = _option("suffix", "where hints stand: before the passage, or after it (then a passage is run once for "
+                             "all its topics)", choices=("prefix", "suffix"))
+    similarity: str = _option("cosine", "how tokens are compared (qpeft-r, vocab, token)", choices=("cosine", "dot"))
+    filters: tuple[str, ...] = _option(FILTERS, "tokens that cannot be hints", choices=FILTERS)
+    hint_layers: int = _option(1, "depth n of the MLP on the hints; 0 is none")
+    hint_table: str = _option("trained", "embedding table of the hints: a trained copy of the model's, or the model's own",
+                              choices=("trained", "frozen"))
+    hint_prefix: str = _option("hints: ", "text in front of the hints")
+    attention_dropout: float = _option(0.1, "dropout of the attention weights in training (qpeft-a)")
+    passage_tokens: int = _option(300, "a passage is cut after this many tokens; query, prompt and hints never are")
+    passage_format: str = _option("title text", "how title and text are joined; the last two are the published code's",
+                                  choices=PASSAGE_FORMATS)
+    layout: str = _option("default", "order and special tokens of the input; 'published' is the research code's exactly",
+                          choices=("default", "published"))
+
+    fixed_prompt: str = _option("", "text in front of the passage (published layout only)")
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, choices = getattr(self, f.name), f.metadata.get("choices")
+            if f.name == "filters":
+                object.__setattr__(self, "filters", tuple(f for f in FILTERS if f in tuple(value)))
+                for name in value:
+                    if name not in FILTERS:
+                        raise InputError(f"filters: {name!r} is not one of {', '.join(FILTERS)}")
+            elif choices and value not in choices:
+                raise InputError(f"{f.name}: {value!r} is not one of {', '.join(choices)}")
+        for name, least in (("k", 1), ("heads", 1), ("hint_layers", 0), ("prompt_layers", 0), ("passage_tokens", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f"{name}: {value!r} is not a whole number of at least {least}")
+        if not 0 <= self.attention_dropout < 1:
+            raise InputError(f"attention_dropout: {self.attention_dropout!r} is not in [0, 1)")
+        if self.method == "soft-prompt":
+            object.__setattr__(self, "soft_prompt", True)
+        if self.prompt_layers and not self.soft_prompt:
+            raise InputError(f"prompt_layers: {self.prompt_layers} needs a soft prompt")
+        if self.prompt is None:
+            object.__setattr__(self, "prompt", PROMPT_WITH_HINTS if self.has_hints else PROMPT)
+        if self.fixed_prompt and self.layout != "published":
+            raise InputError("fixed_prompt: only the published layout has one; use prompt")
+        if self.soft_prompt and not self.prompt:
+            raise InputError("prompt: an empty prompt has no vectors to train")
+
+    @property
+    def has_hints(self) -> bool:
+        """Whether the method puts hints in the input."""
+        return self.method in HINT_METHODS
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there is anything to train."""
+        return self.soft_prompt or self.has_hints
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; `from_dict` is its inverse."""
+        return {**asdict(self), "filters": list(self.filters)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: object = "adapter_config.json") -> AdapterConfig:
+        """Check and build. Raises `AdapterError` that names ``where`` and the key."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise AdapterError(f"{where}: unknown setting {unknown[0]!r}; this version knows {', '.join(sorted(known))}")
+        try:
+            return cls(**values)
+        except (InputError, TypeError) as error:
+            raise AdapterError(f"{where}: {error}") from error
+
+    def __str__(self) -> str:
+        return json.dumps(self.to_dict(), ensure_ascii=False)

@@ -1,0 +1,95 @@
+"""Which tokens become hints: the hard selections of Q-PEFT-R and of the two ablations (paper, section 3.2).
+
+Nothing here is differentiable, nothing is random: equal scores go to the earlier position (or the smaller id), and
+where fewer than k tokens are left there are fewer hints. All functions work on whole batches without a loop over rows.
+
+Shapes: B pairs, Q query tokens, P passage tokens, V vocabulary, D embedding size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def similarity(query: Tensor, candidates: Tensor, kind: str) -> Tensor:
+    """Dot product or cosine of every query vector [B, Q, D] with every candidate [B, P, D] or [V, D] -> [B, Q, P or V]."""
+    query, candidates = query.float(), candidates.float()
+    if kind == "cosine":
+        query, candidates = F.normalize(query, dim=-1), F.normalize(candidates, dim=-1)
+    return query @ candidates.transpose(-1, -2)
+
+
+def nearest_passage_tokens(scores: Tensor, query_mask: Tensor, passage_ids: Tensor, candidate: Tensor, k: int,
+                           distinct: bool) -> tuple[Tensor, Tensor]:
+    """The k passage tokens nearest to any query token, best first.
+
+    Args:
+        scores: similarities [B, Q, P].
+        query_mask: [B, Q], False at padding.
+        passage_ids: token ids [B, P].
+        candidate: [B, P], False where a token may not be picked (padding, filters).
+        k: number of picks.
+        distinct: keep only the best place of each id (filter "duplicates").
+
+    Returns:
+        ids [B, k] and their mask [B, k] (False: no token was left for this place).
+    """
+    best = scores.masked_fill(~query_mask[:, :, None], -torch.inf).amax(dim=1).masked_fill(~candidate, -torch.inf)
+    order = best.argsort(dim=1, descending=True, stable=True)
+    ids, valid = passage_ids.gather(1, order), candidate.gather(1, order) & query_mask.any(dim=1, keepdim=True)
+    if distinct:
+        valid = valid & _first_of_its_kind(torch.where(valid, ids, -1))
+    return _first_k(ids, valid, k)
+
+
+def nearest_vocabulary(scores: Tensor, query_ids: Tensor, query_mask: Tensor, k: int,
+                       without_query: bool) -> tuple[Tensor, Tensor]:
+    """Ablation ``vocab``: the k ids of the vocabulary nearest to any query token.
+
+    Args:
+        scores: similarities [B, Q, V], -inf where an id is not allowed.
+        query_ids, query_mask: [B, Q].
+        without_query: leave out the query's own ids (each would be its own nearest).
+
+    Returns:
+        ids and mask [B, k].
+    """
+    best = scores.masked_fill(~query_mask[:, :, None], -torch.inf).amax(dim=1)  # [B, V]
+    if without_query:
+        best = best.scatter(1, torch.where(query_mask, query_ids, query_ids[:, :1]), -torch.inf)
+    top, ids = best.topk(min(k, best.shape[1]), dim=1)
+    return _padded(ids, top > -torch.inf, k)
+
+
+def nearest_per_token(scores: Tensor, query_ids: Tensor, query_mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Ablation ``token``: for each query token its k nearest ids but itself; first all first neighbours, then all second.
+
+    Args:
+        scores: similarities [B, Q, V]; query_ids, query_mask: [B, Q].
+
+    Returns:
+        ids and mask [B, k * Q].
+    """
+    ids = scores.scatter(2, query_ids[:, :, None], -torch.inf).topk(k, dim=2).indices.transpose(1, 2).flatten(1)
+    return ids, query_mask.repeat(1, k)
+
+
+def _first_of_its_kind(ids: Tensor) -> Tensor:
+    """True at the first place of each id in a row: [B, P] -> [B, P]."""
+    ordered, place = ids.sort(dim=1, stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    return torch.empty_like(first).scatter(1, place, first)
+
+
+def _first_k(ids: Tensor, valid: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The first k valid ids of each row, in order."""
+    front = (~valid).to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
+    return _padded(ids.gather(1, front), valid.gather(1, front), k)
+
+
+def _padded(ids: Tensor, valid: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    missing = k - ids.shape[1]
+    return (F.pad(ids, (0, missing)), F.pad(valid, (0, missing))) if missing > 0 else (ids, valid)

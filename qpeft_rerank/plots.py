@@ -1,0 +1,143 @@
+"""Pictures: per-topic differences of two runs, curves of a training. matplotlib is imported when a picture is
+drawn.
+
+The kind of picture goes by the ending of the path: png, pdf, svg.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qpeft_rerank.errors import DependencyError, InputError
+from qpeft_rerank.evaluate import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Blue and orange are told apart with any colour vision (Okabe and Ito's palette).
+_BETTER, _WORSE = "#0072B2", "#D55E00"
+
+
+def plot_topic_differences(
+    baseline: Evaluation, other: Evaluation, measure: str, path: str | PathLike[str]
+) -> None:
+    """Draw ``other`` minus ``baseline`` by one measure: a bar for each topic, from the largest gain to the
+    largest loss.
+
+    Raises:
+        InputError: a measure that the evaluations do not have, other topics, a path that cannot be written.
+        DependencyError: matplotlib is missing.
+    """
+    for evaluation in (baseline, other):
+        if measure not in evaluation.means:
+            raise InputError(f"run {evaluation.name!r} was not evaluated by {measure!r}")
+    if baseline.per_topic.keys() != other.per_topic.keys():
+        raise InputError(f"runs {baseline.name!r} and {other.name!r} were evaluated on different topics")
+    differences = sorted(
+        (other.per_topic[qid][measure] - values[measure] for qid, values in baseline.per_topic.items()),
+        reverse=True,
+    )
+    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+
+    figure = _figure()
+    axes = figure.add_subplot()
+    ranks = range(1, len(differences) + 1)
+    # Steps, not one rectangle for each topic: thousands of topics are drawn as fast as ten.
+    for sign, colour, label in ((1, _BETTER, f"better: {wins}"), (-1, _WORSE, f"worse: {losses}")):
+        heights = [d if d * sign > 0 else 0.0 for d in differences]
+        axes.stairs(heights, [0.5, *(rank + 0.5 for rank in ranks)], fill=True, color=colour, label=label)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xlim(0.5, len(differences) + 0.5)
+    axes.set_xlabel(f"{len(differences)} topics, sorted by difference")
+    axes.set_ylabel(f"difference in {measure}")
+    change = other.means[measure] - baseline.means[measure]
+    axes.set_title(_plain(f"{other.name} minus {baseline.name}: {change:+.4f}"))
+    axes.legend(title=f"equal: {len(differences) - wins - losses}")
+    _save(figure, path)
+
+
+def plot_training(record: Mapping[str, Any], path: str | PathLike[str]) -> None:
+    """Draw the curves of a training: losses on the left and, if there are any, development measures on the
+    right.
+
+    Args:
+        record: ``{"epochs": [{"epoch": 1, "train_loss": .., "dev_loss": .., "dev": {"nDCG@10": ..}}, ..],
+            "best_epoch": 1}``; values that are missing or None are not drawn.
+        path: where to write the picture.
+
+    Raises:
+        InputError: no epoch, a path that cannot be written.
+        DependencyError: matplotlib is missing.
+    """
+    epochs: Sequence[Mapping[str, Any]] = record.get("epochs") or ()
+    if not epochs:
+        raise InputError("the training record has no epoch to draw")
+    losses = {
+        label: _curve(epochs, lambda e, k=key: e.get(k))
+        for label, key in (("training", "train_loss"), ("development", "dev_loss"))
+    }
+    names = dict.fromkeys(name for epoch in epochs for name in epoch.get("dev") or ())
+    measures = {name: _curve(epochs, lambda e, n=name: (e.get("dev") or {}).get(n)) for name in names}
+    panels = [
+        (title, curves)
+        for title, curves in (("loss", losses), ("development run", measures))
+        if any(curves.values())
+    ]
+    if not panels:
+        raise InputError("the training record has neither losses nor measures to draw")
+
+    figure = _figure(width=4.5 * len(panels))
+    for place, (title, curves) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        for label, points in curves.items():
+            if points:
+                axes.plot(*zip(*points), marker="o", markersize=3, label=_plain(label))
+        if record.get("best_epoch") is not None:
+            axes.axvline(record["best_epoch"], color="grey", linestyle=":", label="best epoch")
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    _save(figure, path)
+
+
+def _curve(epochs: Sequence[Mapping[str, Any]], value: Any) -> list[tuple[float, float]]:
+    return [(epoch["epoch"], value(epoch)) for epoch in epochs if value(epoch) is not None]
+
+
+def _figure(width: float = 7.0) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise DependencyError("pictures need matplotlib: pip install matplotlib") from None
+    # A Figure by itself, without pyplot, needs no screen and leaves the caller's backend as it is.
+    return Figure(figsize=(max(width, 5.0), 4.0), layout="constrained")
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not read as a formula."""
+    return text.replace("$", r"\$")
+
+
+def _save(figure: Figure, path: str | PathLike[str]) -> None:
+    path = Path(path)
+    ending = path.suffix[1:].lower() or "png"
+    picture = BytesIO()
+    known = figure.canvas.get_supported_filetypes()
+    if ending not in known:
+        raise InputError(f"{path}: no picture of the kind {ending!r} can be drawn; use png, pdf or svg")
+    figure.savefig(picture, format=ending, dpi=150)
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist")
+    # Under the final name there is either the whole picture or what was there before.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(picture.getvalue())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,119 @@
+"""The rerank stage: rankings in, rankings out, a window of topics at a time.
+
+Only the candidates down to ``depth`` are scored; the rest keep their order below them, and so do candidates whose text cannot
+be found (with ``missing="skip"``): no candidate is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
+
+import numpy as np
+
+from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError, PairError, QpeftError
+from qpeft_rerank.passages import Passage, Passages
+from qpeft_rerank.reranker import PairScorer
+from qpeft_rerank.trec import Ranking, ScoredDoc
+
+WINDOW_PAIRS = 800  # enough pairs to sort by length without much padding, few enough to lose little in a crash
+SHARED_WINDOW_PAIRS = 32_000  # where topics share passages, which are run once per window
+
+
+def plan_window(rankings: Iterable[Ranking], depth: int) -> tuple[int, Iterator[Ranking]]:
+    """How many topics to score together, and the rankings with those that were looked at put back.
+
+    Many, if already the first topics share candidates (a small collection). It depends on the run and the depth
+    alone, so that a resumed run forms the same batches and so gives the same bytes.
+    """
+    rankings = iter(rankings)
+    window = max(1, WINDOW_PAIRS // depth)
+    first = list(islice(rankings, window))
+    docids = [doc.docid for ranking in first for doc in ranking.docs[:depth]]
+    if len(set(docids)) < 0.9 * len(docids):
+        window = max(1, SHARED_WINDOW_PAIRS // depth)
+    return window, chain(first, rankings)
+
+
+def rerank(rankings: Iterable[Ranking], topics: Mapping[str, str], passages: Passages, scorer: PairScorer, depth: int = 100,
+           missing: str = "error", on_missing: Callable[[QpeftError], None] | None = None,
+           progress: Callable[[int], None] | None = None, window: int | None = None) -> Iterator[Ranking]:
+    """Re-order each ranking's first ``depth`` candidates by the scorer.
+
+    Args:
+        rankings: a run, topic by topic; memory stays flat in their number.
+        topics: query text by topic id.
+        passages: where candidates' texts come from.
+        scorer: a `Reranker`, or anything with ``score(pairs)``.
+        depth: how many candidates of a topic are scored.
+        missing: ``error``, or ``skip``: a topic without text stays as it is, a passage without text goes below the scored ones.
+        on_missing: hears of each of these.
+        progress: called with numbers of scored pairs.
+        window: how many topics are scored together; by default what `plan_window` says.
+
+    Raises:
+        MissingTopicError, MissingPassageError: as they say.
+        PairError: a pair that cannot be scored, by qid and docid.
+    """
+    if depth < 1:
+        raise InputError(f"depth: {depth} is not at least 1")
+    if missing not in ("error", "skip"):
+        raise InputError(f"missing: {missing!r} is neither 'error' nor 'skip'")
+    if window is None:
+        window, rankings = plan_window(rankings, depth)
+    rankings, empty = iter(rankings), True
+    while part := list(islice(rankings, window)):
+        empty = False
+        yield from _rerank_window(part, topics, passages, scorer, depth,
+                                  _stop if missing == "error" else on_missing or _ignore, progress)
+    if empty:
+        raise InputError("the run is empty: there is nothing to rerank")
+
+
+def _rerank_window(window: list[Ranking], topics: Mapping[str, str], passages: Passages, scorer: PairScorer, depth: int,
+                   on_missing: Callable[[QpeftError], None],
+                   progress: Callable[[int], None] | None) -> Iterator[Ranking]:
+    for ranking in window:
+        if ranking.qid not in topics:
+            on_missing(MissingTopicError(ranking.qid))
+    texts = passages.get(list({doc.docid: None for ranking in window for doc in ranking.docs[:depth]}))
+    pairs: list[tuple[str, Passage]] = []
+    names: list[tuple[str, ScoredDoc]] = []
+    for qid, docs in window:
+        for doc in docs[:depth] if qid in topics else ():
+            if doc.docid in texts:
+                pairs.append((topics[qid], texts[doc.docid]))
+                names.append((qid, doc))
+            else:
+                on_missing(MissingPassageError(doc.docid, passages.name, qid))
+    try:
+        scores = np.asarray(scorer.score(pairs, progress), dtype=np.float32)
+    except PairError as error:
+        qid, doc = names[error.index]
+        raise error.named(qid, doc.docid) from error
+    scored: dict[str, list[tuple[ScoredDoc, float]]] = {ranking.qid: [] for ranking in window}
+    for (qid, doc), score in zip(names, scores.tolist(), strict=True):
+        scored[qid].append((doc, score))
+    for qid, docs in window:
+        yield Ranking(qid, reorder(docs, scored[qid]))
+
+
+def _stop(error: QpeftError) -> None:
+    raise error
+
+
+def _ignore(error: QpeftError) -> None:
+    pass
+
+
+def reorder(docs: list[ScoredDoc], scored: list[tuple[ScoredDoc, float]]) -> list[ScoredDoc]:
+    """The scored candidates by their new score (equal ones in their old order), then the others in their old order.
+
+    The others' scores go down from the lowest new score in steps of 1, since old and new scores cannot be compared.
+    """
+    if not scored:
+        return docs
+    first = [ScoredDoc(doc.docid, score) for doc, score in sorted(scored, key=lambda item: -item[1])]
+    done = {doc.docid for doc in first}
+    rest = (doc for doc in docs if doc.docid not in done)
+    return first + [ScoredDoc(doc.docid, first[-1].score - place) for place, doc in enumerate(rest, start=1)]

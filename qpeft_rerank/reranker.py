@@ -1,0 +1,84 @@
+"""`Reranker`: a model with its adapter that scores (query, passage) pairs; the one object a notebook needs.
+
+    from qpeft_rerank import Reranker
+    reranker = Reranker.from_adapter("my-adapter")
+    for docid, score in reranker.rerank("what is a waggle dance", searcher.search("waggle dance", k=100)):
+        ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from qpeft_rerank.models.adapter import load_adapter
+from qpeft_rerank.models.base import BaseModel, load_base
+from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.models.likelihood import QueryLikelihood
+from qpeft_rerank.passages import Passage, passage_of_hit
+from qpeft_rerank.scoring import default_limits, score_inputs
+from qpeft_rerank.trec import ScoredDoc
+
+
+class PairScorer(Protocol):
+    """Anything that scores pairs: the `rerank` stage asks for no more."""
+
+    def score(self, pairs: Sequence[tuple[str, Passage]],
+              progress: Callable[[int], None] | None = None) -> np.ndarray:
+        """A float32 score for each (query, passage), higher is better; ``progress`` hears of finished pairs."""
+        ...
+
+
+class Reranker:
+    """Scores pairs by query likelihood.
+
+    Args:
+        scorer: base model and adapter.
+        batch_tokens: positions in a batch; by default what fits the device.
+        batch_size: most pairs in a batch.
+    """
+
+    def __init__(self, scorer: QueryLikelihood, batch_tokens: int | None = None, batch_size: int | None = None):
+        self.scorer = scorer
+        self.limits = default_limits(scorer, batch_tokens, batch_size)
+
+    @classmethod
+    def from_adapter(cls, name: str, batch_tokens: int | None = None, batch_size: int | None = None,
+                     **options: Any) -> Reranker:
+        """From an adapter folder or hub name; ``options`` as for `load_adapter`."""
+        return cls(load_adapter(name, **options), batch_tokens, batch_size)
+
+    @classmethod
+    def from_model(cls, model: str | BaseModel, method: str = "hard-prompt", batch_tokens: int | None = None,
+                   batch_size: int | None = None, settings: dict[str, Any] | None = None, **options: Any) -> Reranker:
+        """Without an adapter: an untrained method, ``hard-prompt`` as a rule; ``options`` as for `load_base`."""
+        base = model if isinstance(model, BaseModel) else load_base(model, **options)
+        return cls(QueryLikelihood(base, AdapterConfig(method=method, **(settings or {}))), batch_tokens, batch_size)
+
+    def score(self, pairs: Sequence[tuple[str, Passage]],
+              progress: Callable[[int], None] | None = None) -> np.ndarray:
+        """Mean log-likelihood of each query given its passage, float32, in nats per token; at most 0.
+
+        Raises:
+            PairError: a pair that does not fit; ``index`` says which.
+        """
+        if not pairs:
+            return np.empty(0, dtype=np.float32)
+        return score_inputs(self.scorer, self.scorer.encoder.encode(pairs), self.limits, progress)
+
+    def rerank(self, query: str, hits: Iterable[Any]) -> list[ScoredDoc]:
+        """Re-order the hits of one query.
+
+        Args:
+            query: its text.
+            hits: what Pyserini's `LuceneSearcher.search` gives (its index must store the text), or `Passage`s.
+
+        Returns:
+            (docid, score), best first; equal scores keep the order of ``hits``.
+        """
+        passages = [hit if isinstance(hit, Passage) else passage_of_hit(hit) for hit in hits]
+        scores = self.score([(query, passage) for passage in passages])
+        order = np.argsort(-scores, kind="stable")
+        return [ScoredDoc(passages[i].docid, float(scores[i])) for i in order]

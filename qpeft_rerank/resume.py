@@ -1,0 +1,138 @@
+"""A rerank run that survives a kill: topics are kept as they are scored, and `resume` goes on to the same bytes.
+
+While it runs, ``OUTPUT.partial`` holds the lines of finished topics and ``OUTPUT.partial.json`` the settings they were made
+with. At the end they become ``OUTPUT`` and its record ``OUTPUT.json``: a file under the final name is always whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import atomic_write
+from qpeft_rerank.record import run_record
+from qpeft_rerank.trec import Ranking, format_ranking
+
+
+def write_resumably(rankings: Iterable[Ranking], stage: Callable[[Iterable[Ranking]], Iterator[Ranking]], output: str | Path,
+                    tag: str, settings: Mapping[str, Any], window: int = 1, resume: bool = False,
+                    on_resumed: Callable[[int], None] | None = None) -> int:
+    """Write ``stage(rankings)`` to ``output``, each topic as soon as it is there.
+
+    Args:
+        rankings: the input run.
+        stage: gives a ranking of the same documents for each ranking, in order.
+        output: file to write (``.gz`` is zipped at the end).
+        tag: the run's tag.
+        settings: all that the result depends on, JSON-ready; a run is only resumed under the same ones.
+        window: the stage works on this many topics at a time, so a resumed run starts at a multiple of it.
+        resume: go on where a killed run stopped; a finished one is left as it is.
+        on_resumed: hears how many topics were there already.
+
+    Returns:
+        The number of topics in the file.
+
+    Raises:
+        InputError: an unfinished run is there and ``resume`` is not set, or it was made from other input or settings.
+    """
+    output = Path(output)
+    partial, sidecar = output.with_name(output.name + ".partial"), output.with_name(output.name + ".partial.json")
+    record = output.with_name(output.name + ".json")
+    if not output.parent.is_dir():
+        raise InputError(f"folder {str(output.parent)!r} does not exist")
+    settings = json.loads(json.dumps(dict(settings)))  # as it will read back
+    rankings = iter(rankings)
+    done = 0
+    if resume and output.exists() and not partial.exists():
+        _same_settings(record, settings)
+        return int(_read_json(record).get("topics", 0))
+    if partial.exists():
+        if not resume:
+            raise InputError(f"{partial} holds the finished topics of an earlier run: resume it (--resume) or delete the file")
+        _same_settings(sidecar, settings)
+        done, rankings = _keep_whole_windows(partial, rankings, window)
+        if on_resumed is not None:
+            on_resumed(done)
+    else:
+        rankings = _not_empty(rankings)
+    start = run_record(settings)
+    with atomic_write(sidecar) as stream:
+        json.dump(start, stream, indent=2)
+    topics = done
+    with partial.open("a", encoding="utf-8", newline="") as stream:
+        for ranking in stage(rankings) if done == 0 else _stage_if_any(stage, rankings):
+            stream.write(format_ranking(ranking, tag))
+            stream.flush()
+            topics += 1
+        os.fsync(stream.fileno())
+    with atomic_write(record) as stream:
+        json.dump({**run_record(settings), "topics": topics}, stream, indent=2)
+    if output.suffix == ".gz":
+        with partial.open(encoding="utf-8", newline="") as lines, atomic_write(output) as stream:
+            stream.writelines(lines)
+        partial.unlink()
+    else:
+        os.replace(partial, output)
+    sidecar.unlink()
+    return topics
+
+
+def _not_empty(rankings: Iterator[Ranking]) -> Iterator[Ranking]:
+    """Read the first ranking now, so that unreadable input leaves no file behind."""
+    first = next(rankings, None)
+    return rankings if first is None else chain([first], rankings)
+
+
+def _stage_if_any(stage: Callable[[Iterable[Ranking]], Iterator[Ranking]], rankings: Iterator[Ranking]) -> Iterator[Ranking]:
+    """Stages refuse an empty run; nothing left to do after a kill is none."""
+    first = next(rankings, None)
+    if first is not None:
+        yield from stage(chain([first], rankings))
+
+
+def _keep_whole_windows(partial: Path, rankings: Iterator[Ranking], window: int) -> tuple[int, Iterator[Ranking]]:
+    """Cut ``partial`` after its last whole window; the number of its topics, and the rankings that are still to do."""
+    held: list[Ranking] = []
+    end = whole = 0
+    with partial.open("rb") as lines:
+        for ranking in rankings:
+            held.append(ranking)
+            documents = []
+            for _ in ranking.docs:
+                line = lines.readline()
+                columns = line.split()
+                if not line.endswith(b"\n") or len(columns) != 6:
+                    break
+                if columns[0] != ranking.qid.encode():
+                    raise InputError(f"{partial} is of another run: topic {columns[0].decode()!r} where the input has {ranking.qid!r}")
+                documents.append(columns[2].decode())
+            if len(documents) < len(ranking.docs):
+                break
+            if set(documents) != {doc.docid for doc in ranking.docs}:
+                raise InputError(f"{partial} is of another run: topic {ranking.qid!r} has other documents there")
+            if len(held) == window:
+                end, whole, held = lines.tell(), whole + window, []
+        else:
+            if held:  # the last window is short, and whole
+                end, whole, held = lines.tell(), whole + len(held), []
+    os.truncate(partial, end)
+    return whole, chain(held, rankings)
+
+
+def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    before = _read_json(path).get("settings", {})
+    for key in sorted(set(before) | set(settings)):
+        if before.get(key) != settings.get(key):
+            raise InputError(f"cannot resume: {key} was {before.get(key)!r} and is now {settings.get(key)!r} ({path})")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot resume: {path} cannot be read ({error})") from error

@@ -1,0 +1,158 @@
+"""Topics: query texts by qid, from TSV, TREC ``<top>`` or JSONL files, told apart by their content."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from qpeft_rerank.errors import FormatError, InputError
+from qpeft_rerank.files import Source, atomic_write, may_be_name, read_lines, source_name
+
+FORMATS = ("tsv", "trec", "jsonl")
+_ID_KEYS = ("qid", "id", "_id", "query_id")
+_TEXT_KEYS = ("text", "query", "title", "question")
+# Only known tags are tags: a title may say "a < b" or "<br>".
+_TREC_TAGS = ("top", "num", "title", "desc", "narr", "dom", "head", "smry", "con", "fac", "def", "query")
+# Words that TREC's files repeat after a tag.
+_TREC_LABELS = {
+    "num": "number",
+    "title": "topic|title",
+    "desc": "description",
+    "narr": "narrative",
+}
+
+
+class _Topic(NamedTuple):
+    line: int
+    qid: str
+    text: str
+
+
+def read_topics(source: Source, topics_format: str | None = None, field: str = "title") -> dict[str, str]:
+    """Read topics: qid -> query text, in the order of the file. "007" stays "007".
+
+    ``topics_format`` is "tsv" (``qid<TAB>text``), "trec" (``<top>``), "jsonl" or None: by content. ``field``
+    chooses the text of TREC topics (title, desc, narr). A string that names no file is taken for a name that
+    Pyserini knows. Texts may be empty. Raises InputError for a file or name that cannot be read and
+    FormatError, with file and line, for malformed lines and a qid that comes twice.
+    """
+    if topics_format not in (None, *FORMATS):
+        raise InputError(f"topics format {topics_format!r} is unknown: expected one of {', '.join(FORMATS)}")
+    if may_be_name(source):
+        from qpeft_rerank.pyserini_names import topics_by_name
+
+        return topics_by_name(source)
+    name = source_name(source)
+    lines = ((number, text) for number, text in read_lines(source, "topics file") if text.strip())
+    first = next(lines, None)
+    if first is None:
+        return {}
+    lines = chain([first], lines)
+    topics_format = topics_format or _format_of(first[1])
+    if topics_format == "trec":
+        found = _read_trec(lines, name, field.lower())
+    else:
+        found = (_READ_LINE[topics_format](number, text, name) for number, text in lines)
+    topics: dict[str, str] = {}
+    for line, qid, text in found:
+        if not qid or len(qid.split()) != 1:
+            raise FormatError(name, line, f"the qid {qid!r} is empty or has white space")
+        if qid in topics:
+            raise FormatError(name, line, f"topic {qid!r} comes twice")
+        topics[qid] = text.strip()
+    return topics
+
+
+def write_topics(topics: Mapping[str, str], target: str | Path | TextIO) -> None:
+    """Write topics as TSV. Line breaks in a text become spaces. Raises InputError for an impossible qid."""
+    with atomic_write(target) as out:
+        for qid, text in topics.items():
+            out.write(format_topic(qid, text))
+
+
+def format_topic(qid: str, text: str) -> str:
+    """One topic as a TSV line."""
+    if not qid or len(qid.split()) != 1:
+        raise InputError(f"the qid {qid!r} is empty or has white space")
+    line = re.sub(r"[\r\n]+", " ", text).strip()
+    return f"{qid}\t{line}\n"
+
+
+def _format_of(line: str) -> str:
+    start = line.lstrip().lower()
+    if start.startswith("<top>"):
+        return "trec"
+    return "jsonl" if start.startswith("{") else "tsv"
+
+
+def _tsv_topic(number: int, line: str, name: str) -> _Topic:
+    qid, tab, text = line.partition("\t")
+    if not tab:
+        raise FormatError(name, number, "expected qid<TAB>text, found no tab")
+    return _Topic(number, qid.strip(), text)
+
+
+def _json_topic(number: int, line: str, name: str) -> _Topic:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(name, number, f"not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise FormatError(name, number, "expected a JSON object with an id and a text")
+    qid = next((record[key] for key in _ID_KEYS if key in record), None)
+    text = next((record[key] for key in _TEXT_KEYS if key in record), None)
+    if isinstance(qid, int) and not isinstance(qid, bool):
+        qid = str(qid)
+    for what, value, keys in (("id", qid, _ID_KEYS), ("text", text, _TEXT_KEYS)):
+        if not isinstance(value, str):
+            raise FormatError(name, number, f"expected the {what} as text under one of: {', '.join(keys)}")
+        if not value.isascii() and re.search("[\ud800-\udfff]", value):
+            raise FormatError(name, number, f"the {what} has half of a surrogate pair")
+    return _Topic(number, qid, text)
+
+
+_READ_LINE = {"tsv": _tsv_topic, "jsonl": _json_topic}
+
+
+def _read_trec(lines: Iterable[tuple[int, str]], name: str, field: str) -> Iterator[_Topic]:
+    """Topics of the form ``<top> <num> Number: 301 <title> text <desc> ... </top>``, closing tags or not."""
+    tags = re.compile(rf"<(/?)({'|'.join(map(re.escape, {*_TREC_TAGS, field}))})>", re.IGNORECASE)
+    fields: dict[str, list[str]] = {}
+    start = 0  # the line of the topic's <top>, 0 outside of topics
+    current = None  # the field that text belongs to
+    for number, line in lines:
+        # Text and tags by turns: text, then ("/" or "", tag, text) for each tag.
+        pieces = tags.split(line)
+        for slash, tag, text in zip(["", *pieces[1::3]], ["", *pieces[2::3]], pieces[0::3]):
+            tag = tag.lower()
+            if tag == "top":
+                if start:
+                    yield _trec_topic(fields, start, name, field)
+                start, fields, current = (0 if slash else number), {}, None
+            elif tag:
+                current = None if slash else tag
+                if current:
+                    fields.setdefault(current, [])
+            if current:
+                fields[current].append(text)
+            elif text.strip() and not text.strip().startswith("<"):
+                where = "outside of a field" if start else "outside of <top>"
+                raise FormatError(name, number, f"text {where}: {text.strip()[:40]!r}")
+    if start:
+        yield _trec_topic(fields, start, name, field)
+
+
+def _trec_topic(fields: dict[str, list[str]], line: int, name: str, field: str) -> _Topic:
+    for tag in ("num", field):
+        if tag not in fields:
+            raise FormatError(name, line, f"the topic has no <{tag}>, only: {', '.join(fields) or 'nothing'}")
+    qid, text = (_without_label(tag, " ".join(" ".join(fields[tag]).split())) for tag in ("num", field))
+    return _Topic(line, qid, text)
+
+
+def _without_label(tag: str, text: str) -> str:
+    return re.sub(rf"^(?:{_TREC_LABELS.get(tag, tag)})\s*:\s*", "", text, flags=re.IGNORECASE)

@@ -1,0 +1,64 @@
+"""State of an unfinished training as safetensors and JSON: trained weights, AdamW's moments, how far it has come."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from qpeft_rerank.errors import InputError
+
+_STATE, _TENSORS = "state.json", "state.safetensors"
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any], weights: dict[str, torch.nn.Parameter],
+                    optimizer: torch.optim.Optimizer) -> None:
+    """Replace the checkpoint in ``folder``; at every moment one whole checkpoint is there."""
+    tensors = {f"weight.{name}": p.detach().cpu().contiguous() for name, p in weights.items()}
+    for name, parameter in weights.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().contiguous()
+    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    for leftover in (new, old):
+        if folder.exists() or leftover is new:
+            shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    save_file(tensors, new / _TENSORS)
+    (new / _STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a whole checkpoint."""
+    return _whole(folder) is not None
+
+
+def load_checkpoint(folder: Path, weights: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put the saved weights and moments back; returns the saved state. Raises `InputError` if there is none."""
+    whole = _whole(folder)
+    if whole is None:
+        raise InputError(f"there is no checkpoint in {folder} to resume from")
+    tensors = load_file(whole / _TENSORS)
+    with torch.no_grad():
+        for name, parameter in weights.items():
+            parameter.copy_(tensors[f"weight.{name}"])
+            moments = {}
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if f"optimizer.{key}.{name}" in tensors:
+                    value = tensors[f"optimizer.{key}.{name}"]
+                    moments[key] = value if key == "step" else value.to(parameter.device)
+            if moments:
+                optimizer.state[parameter] = moments
+    return json.loads((whole / _STATE).read_text(encoding="utf-8"))
+
+
+def _whole(folder: Path) -> Path | None:
+    old = folder.with_name(folder.name + ".old")  # where a kill struck between the two renames
+    return next((f for f in (folder, old) if (f / _STATE).is_file() and (f / _TENSORS).is_file()), None)

@@ -1,0 +1,109 @@
+"""Run + qrels -> training groups: a topic, one of its relevant passages, hard negatives from its candidates.
+
+Everything is drawn from (seed, epoch, topic id), so that a resumed training sees what an undisturbed one sees.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError
+from qpeft_rerank.passages import Passage, Passages
+from qpeft_rerank.trec import Ranking
+
+
+class TrainingTopic(NamedTuple):
+    """A topic that can be learned from: relevant passages by the qrels, candidates that are not (best first)."""
+
+    qid: str
+    query: str
+    positives: list[str]
+    negatives: list[str]
+
+
+class Group(NamedTuple):
+    """One topic of a training step: its query, one relevant passage, some hard negatives."""
+
+    topic: TrainingTopic
+    positive: str
+    negatives: list[str]
+
+
+def training_topics(run: Iterable[Ranking], topics: Mapping[str, str], qrels: Mapping[str, Mapping[str, int]], limit: int,
+                    seed: int, depth: int) -> list[TrainingTopic]:
+    """Topics of the run with at least one relevant passage (grade 1 or more) and one candidate that is not.
+
+    Args:
+        run: candidates; only the first ``depth`` of a topic can be negatives.
+        topics: query texts.
+        qrels: grades by topic and passage.
+        limit: sample this many (0: all); the sample depends on the topic ids and the seed only.
+
+    Raises:
+        InputError: no topic can be used. MissingTopicError: one that could has no text.
+    """
+    usable = []
+    for qid, docs in run:
+        grades = qrels.get(qid, {})
+        positives = sorted(docid for docid, grade in grades.items() if grade >= 1)
+        negatives = [doc.docid for doc in docs[:depth] if grades.get(doc.docid, 0) < 1]
+        if positives and negatives:
+            if qid not in topics:
+                raise MissingTopicError(qid)
+            usable.append(TrainingTopic(qid, topics[qid], positives, negatives))
+    if not usable:
+        raise InputError("no topic of the run has both a relevant passage in the qrels and a candidate that is not")
+    if 0 < limit < len(usable):
+        chosen = set(random.Random(seed).sample(sorted(topic.qid for topic in usable), limit))
+        usable = [topic for topic in usable if topic.qid in chosen]
+    return usable
+
+
+def epoch_groups(topics: Sequence[TrainingTopic], negatives: int, seed: int, epoch: int | None) -> list[Group]:
+    """One group per topic, shuffled; ``epoch`` None gives the fixed groups of development (first positive, first negatives)."""
+    if epoch is None:
+        return [Group(t, t.positives[0], t.negatives[:negatives]) for t in topics]
+    groups = []
+    for topic in topics:
+        draw = random.Random(f"{seed} {epoch} {topic.qid}")
+        groups.append(Group(topic, draw.choice(topic.positives),
+                            draw.sample(topic.negatives, min(negatives, len(topic.negatives)))))
+    random.Random(f"{seed} {epoch}").shuffle(groups)
+    return groups
+
+
+class StepPairs(NamedTuple):
+    """The pairs of one step, each once, and which of them are compared.
+
+    ``positive[m]`` and ``negative[m]`` are places in ``pairs`` of the m-th comparison.
+    """
+
+    pairs: list[tuple[str, Passage]]
+    positive: list[int]
+    negative: list[int]
+
+
+def step_pairs(groups: Sequence[Group], passages: Passages, in_batch: bool) -> StepPairs:
+    """Each topic of the step with its own passages and, if ``in_batch``, with the others' (but those relevant to it).
+
+    Raises:
+        MissingPassageError: a passage is not in ``passages``.
+    """
+    docids = list(dict.fromkeys(docid for g in groups for docid in (g.positive, *g.negatives)))
+    texts = passages.get(docids)
+    pairs: list[tuple[str, Passage]] = []
+    positive, negative = [], []
+    for group in groups:
+        own = list(dict.fromkeys((group.positive, *group.negatives)))
+        relevant = set(group.topic.positives)
+        others = [d for d in docids if d not in own and d not in relevant] if in_batch else []
+        for docid in own + others:
+            if docid not in texts:
+                raise MissingPassageError(docid, passages.name, group.topic.qid)
+        start = len(pairs)
+        pairs += [(group.topic.query, texts[docid]) for docid in own + others]
+        negative += range(start + 1, len(pairs))
+        positive += [start] * (len(pairs) - start - 1)
+    return StepPairs(pairs, positive, negative)

@@ -1,0 +1,314 @@
+"""The training loop: run + topics + qrels -> adapter folder. One reads it from top to bottom.
+
+`accelerate` carries it to several GPUs and nodes (`torchrun`, `accelerate launch`) and does mixed precision. It is a loop of
+our own rather than transformers' Trainer because a step is a matrix of topics and passages, not a list of rows, the best
+epoch is chosen by a re-ranked development run, and a checkpoint is safetensors and JSON (the Trainer's is a pickle).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qpeft_rerank.errors import InputError
+from qpeft_rerank.evaluate import evaluate
+from qpeft_rerank.files import atomic_write
+from qpeft_rerank.models.adapter import load_adapter, save_adapter
+from qpeft_rerank.models.base import BaseModel
+from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.models.likelihood import Batch, QueryLikelihood
+from qpeft_rerank.passages import Passages
+from qpeft_rerank.record import run_record
+from qpeft_rerank.rerank import rerank
+from qpeft_rerank.reranker import Reranker
+from qpeft_rerank.scoring import Plan, default_limits
+from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from qpeft_rerank.training.config import TrainingConfig
+from qpeft_rerank.training.groups import Group, StepPairs, TrainingTopic, epoch_groups, step_pairs, training_topics
+from qpeft_rerank.training.loss import pairwise_hinge
+from qpeft_rerank.trec import Ranking, write_run
+
+RECORD_FILE, CURVES_FILE, DEV_RUN_FILE, CHECKPOINT = "training.json", "training.png", "run.dev.txt", "checkpoint"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A run with its topics and qrels: what one learns from, or chooses by."""
+
+    run: Iterable[Ranking]
+    topics: Mapping[str, str]
+    qrels: Mapping[str, Mapping[str, int]]
+
+
+@dataclass
+class Listener:
+    """What `train` tells of its progress; every field may be left out."""
+
+    on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None
+    on_epoch: Callable[[Mapping[str, Any]], None] = lambda facts: None
+    on_resume: Callable[[int], None] = lambda step: None
+
+
+@dataclass
+class _State:
+    """Where a training stands; goes to and from JSON."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)  # of the epoch under way
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_value: float | None = None
+    seconds: float = 0.0
+
+
+def train(base: BaseModel, settings: AdapterConfig, training: TrainingConfig, data: Judged, passages: Passages,
+          output: str | Path, dev: Judged | None = None, resume: bool = False, depth: int = 100,
+          listener: Listener | None = None) -> dict[str, Any]:
+    """Train an adapter and write its folder.
+
+    The folder always holds the best adapter so far, and a checkpoint until the training is done. At the end it holds the
+    adapter with its card, `training.json` (returned too), and with ``dev`` the curves (`training.png`) and the development run
+    of the best epoch (`run.dev.txt`).
+
+    Args:
+        base: the frozen model.
+        settings: the adapter's settings.
+        training: the training's settings.
+        data: run, topics and qrels to learn from.
+        passages: texts of the candidates and of the relevant passages.
+        output: the adapter folder to write.
+        dev: run, topics and qrels that choose the best epoch; without it, the last epoch is kept.
+        resume: go on from the folder's checkpoint.
+        depth: how many candidates of a development topic are re-ranked.
+        listener: hears of steps and epochs.
+
+    Raises:
+        InputError: there is nothing to train or to learn from, or the folder holds a training that is not to be resumed.
+    """
+    from accelerate import Accelerator
+
+    if not settings.trainable:
+        raise InputError(f"method {settings.method!r} has nothing to train")
+    listener, output, started = listener or Listener(), Path(output), time.monotonic()
+    accelerator = Accelerator(mixed_precision=training.mixed_precision)
+    torch.manual_seed(training.seed)  # initial weights, the same in every process
+    scorer = QueryLikelihood(base, settings)
+    if training.checkpoint_activations:
+        base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    weights = scorer.trained_parameters()
+    optimizer = torch.optim.AdamW(weights.values(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    model = PairLosses(scorer)
+    if accelerator.num_processes > 1:
+        model = accelerator.prepare(model)
+
+    topics = training_topics(data.run, data.topics, data.qrels, training.train_topics, training.seed, training.negative_depth)
+    measured = None if dev is None else _Development(dev, passages, training, depth)
+    everything = {"adapter": settings.to_dict(), "training": asdict(training), "base_model": base.name,
+                  "topics": [t.qid for t in topics], "depth": depth,
+                  "development_topics": [] if measured is None else [t.qid for t in measured.topics]}
+    state = _start(output, everything, weights, optimizer, resume, listener)
+    rows, me = training.batch_size, accelerator.process_index
+    per_step = rows * accelerator.num_processes
+    steps_per_epoch = -(-len(topics) // per_step)
+
+    if state.step == 0 and not state.epochs and accelerator.is_main_process:
+        _finish_epoch(state, 0, None, measured, scorer, training, output, listener)
+    for epoch in range(state.step // steps_per_epoch + 1, training.epochs + 1):
+        if _patience_is_over(state, training, measured):
+            break
+        groups = epoch_groups(topics, training.negatives, training.seed, epoch)
+        for place in range(state.step % steps_per_epoch, steps_per_epoch):
+            mine = groups[place * per_step + me * rows:][:rows] or groups[:1]  # a process without a share lends a hand
+            torch.manual_seed(_seed(training.seed, state.step, me))  # dropout, the same when resumed
+            pairs = step_pairs(mine, passages, training.in_batch)
+            scorer.train()
+            with accelerator.autocast():
+                loss = step_loss(model, scorer, pairs, training.margin) / training.accumulate
+            accelerator.backward(loss)
+            state.step += 1
+            last = place + 1 == steps_per_epoch
+            if state.step % training.accumulate == 0 or last:
+                if training.clip:
+                    accelerator.clip_grad_norm_(weights.values(), training.clip)
+                for group in optimizer.param_groups:
+                    group["lr"] = training.learning_rate_at(state.step - 1, steps_per_epoch * training.epochs)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            state.losses.append(loss.item() * training.accumulate)
+            listener.on_step(state.step, steps_per_epoch * training.epochs, state.losses[-1])
+            between = training.checkpoint_steps and state.step % training.checkpoint_steps == 0 and not last
+            if between and state.step % training.accumulate == 0 and accelerator.is_main_process:
+                _save(output, state, everything, weights, optimizer, started)
+        if accelerator.is_main_process:
+            _finish_epoch(state, epoch, sum(state.losses) / len(state.losses), measured, scorer, training, output, listener)
+        state = _from_main(state, accelerator)
+        state.losses = []
+        if accelerator.is_main_process:
+            _save(output, state, everything, weights, optimizer, started)
+    record = {**run_record(everything), "epochs": state.epochs, "best_epoch": state.best_epoch,
+              "trained_parameters": sum(p.numel() for p in weights.values()),
+              "seconds": round(state.seconds + time.monotonic() - started, 1)}
+    if accelerator.is_main_process:
+        _write_results(output, record, base, measured)
+    accelerator.wait_for_everyone()
+    return record
+
+
+class PairLosses(nn.Module):
+    """Negative mean log-likelihoods of batches of pairs, in one forward call (as wrappers for several GPUs need it)."""
+
+    def __init__(self, scorer: QueryLikelihood):
+        super().__init__()
+        self.scorer = scorer
+
+    def forward(self, batches: Sequence[Batch]) -> Tensor:
+        return torch.cat([-self.scorer(batch) for batch in batches])
+
+
+def step_loss(model: nn.Module, scorer: QueryLikelihood, step: StepPairs, margin: float) -> Tensor:
+    """The loss of one step; each pair goes through the model once, however many comparisons it serves."""
+    plan = Plan(scorer, scorer.encoder.encode(step.pairs), default_limits(scorer))
+    batches, start = [], 0
+    while start < len(plan.order):
+        indices = plan.batch(start)
+        batches.append(plan.collate(indices))
+        start += len(indices)
+    losses = torch.empty(len(plan.order), device=scorer.base.device)
+    losses = losses.index_copy(0, torch.tensor(plan.order, device=losses.device), model(batches))
+    return pairwise_hinge(losses[step.positive], losses[step.negative], margin)
+
+
+class _Development:
+    """Fixed development groups and rankings, and what a scorer makes of them."""
+
+    def __init__(self, dev: Judged, passages: Passages, training: TrainingConfig, depth: int):
+        self.training, self.passages, self.depth, self.queries = training, passages, depth, dev.topics
+        rankings = list(dev.run)
+        self.topics: list[TrainingTopic] = training_topics(rankings, dev.topics, dev.qrels, training.dev_topics, training.seed,
+                                                           training.negative_depth)
+        kept = {topic.qid for topic in self.topics}
+        self.rankings = [ranking for ranking in rankings if ranking.qid in kept]
+        self.qrels = {qid: dict(grades) for qid, grades in dev.qrels.items() if qid in kept}
+        self.measures = ["nDCG@10", "RR@10"]
+        if training.select != "loss" and training.select not in self.measures:
+            self.measures.insert(0, training.select)
+
+    def loss(self, scorer: QueryLikelihood) -> float:
+        """Mean training loss over the development groups, without dropout."""
+        scorer.eval()
+        rows, groups = self.training.batch_size, epoch_groups(self.topics, self.training.negatives, self.training.seed, None)
+        total = 0.0
+        with torch.inference_mode():
+            for start in range(0, len(groups), rows):
+                part: list[Group] = groups[start:start + rows]
+                step = step_pairs(part, self.passages, self.training.in_batch)
+                total += step_loss(PairLosses(scorer), scorer, step, self.training.margin).item() * len(part)
+        return total / len(groups)
+
+    def rerank(self, scorer: QueryLikelihood) -> Iterator[Ranking]:
+        """The development run, re-ranked."""
+        scorer.eval()
+        return rerank(self.rankings, self.queries, self.passages, Reranker(scorer), self.depth)
+
+    def measure(self, rankings: Iterable[Ranking]) -> dict[str, float]:
+        """Means of the measures over the sampled development topics."""
+        return evaluate(list(rankings), self.qrels, self.measures).means
+
+
+def _finish_epoch(state: _State, epoch: int, train_loss: float | None, dev: _Development | None, scorer: QueryLikelihood,
+                  training: TrainingConfig, output: Path, listener: Listener) -> None:
+    """Measure on the development data, note it, keep the adapter if it is the best so far."""
+    facts: dict[str, Any] = {"epoch": epoch, "train_loss": train_loss}
+    better = dev is None and epoch > 0
+    if dev is not None:
+        facts["dev_loss"] = dev.loss(scorer)
+        if training.select != "loss":
+            facts["dev"] = dev.measure(dev.rerank(scorer))
+        value = -facts["dev_loss"] if training.select == "loss" else facts["dev"][training.select]
+        better = state.best_value is None or value > state.best_value
+        if better:
+            state.best_value = value
+    if better:
+        state.best_epoch = epoch
+        save_adapter(output, scorer, _card(training, state, facts))
+    state.epochs.append(facts)
+    listener.on_epoch({**facts, "best": better})
+
+
+def _patience_is_over(state: _State, training: TrainingConfig, dev: _Development | None) -> bool:
+    return dev is not None and state.best_epoch is not None and \
+        state.epochs[-1]["epoch"] - state.best_epoch >= training.patience
+
+
+def _start(output: Path, everything: dict[str, Any], weights: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer,
+           resume: bool, listener: Listener) -> _State:
+    """A fresh state, or that of the folder's checkpoint."""
+    folder = output / CHECKPOINT
+    if not resume:
+        if has_checkpoint(folder):
+            raise InputError(f"{output} holds an unfinished training: resume it (--resume) or remove {folder}")
+        if (output / RECORD_FILE).exists():
+            raise InputError(f"{output} holds a finished training: choose another folder or remove it")
+        return _State()
+    if not has_checkpoint(folder):
+        return _State()  # killed before the first checkpoint
+    saved = load_checkpoint(folder, weights, optimizer)
+    before = saved.pop("settings")
+    for key, value in json.loads(json.dumps(everything)).items():
+        if before.get(key) != value:
+            raise InputError(f"cannot resume: {key} differs from what the training in {output} was begun with")
+    state = _State(**saved)
+    listener.on_resume(state.step)
+    return state
+
+
+def _save(output: Path, state: _State, everything: dict[str, Any], weights: dict[str, nn.Parameter],
+          optimizer: torch.optim.Optimizer, started: float) -> None:
+    seconds = round(state.seconds + time.monotonic() - started, 1)
+    save_checkpoint(output / CHECKPOINT, {**asdict(state), "seconds": seconds, "settings": everything}, weights, optimizer)
+
+
+def _from_main(state: _State, accelerator: Any) -> _State:
+    """The main process's state, for all: it alone measured the epoch."""
+    if accelerator.num_processes == 1:
+        return state
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([state])[0]
+
+
+def _write_results(output: Path, record: dict[str, Any], base: BaseModel, dev: _Development | None) -> None:
+    if dev is not None:
+        from qpeft_rerank.plots import plot_training
+
+        best = load_adapter(output, base)
+        rankings = list(dev.rerank(best))
+        record["dev"] = dev.measure(rankings)
+        write_run(rankings, output / DEV_RUN_FILE, tag=best.config.method)
+        plot_training(record, output / CURVES_FILE)
+    with atomic_write(output / RECORD_FILE) as stream:
+        json.dump(record, stream, indent=2, ensure_ascii=False)
+    import shutil
+
+    shutil.rmtree(output / CHECKPOINT, ignore_errors=True)
+
+
+def _card(training: TrainingConfig, state: _State, facts: Mapping[str, Any]) -> dict[str, Any]:
+    lines = {"epoch": facts["epoch"], "training topics": training.train_topics or "all", "seed": training.seed,
+             "loss": f"pairwise hinge, margin {training.margin}", "learning rate": training.learning_rate}
+    if "dev_loss" in facts:
+        lines["development loss"] = f"{facts['dev_loss']:.4f}"
+    for name, value in facts.get("dev", {}).items():
+        lines[f"development {name}"] = f"{value:.4f}"
+    return lines
+
+
+def _seed(seed: int, step: int, process: int) -> int:
+    return (seed * 1_000_003 + step) * 1_009 + process

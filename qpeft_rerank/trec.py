@@ -1,0 +1,219 @@
+"""TREC run and qrels files: read strictly, topic by topic; written so that every tool sees the order meant.
+
+A run line is ``qid Q0 docid rank score tag``, a qrels line ``qid 0 docid grade``. Ids are strings: "007"
+stays "007". Runs are sorted as trec_eval sorts them: by score as float32, descending, then by docid in byte
+order, descending; the rank column and the order of lines say nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import chain, groupby, repeat
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from qpeft_rerank.columns import Block, Stretch, parse_lines, read_blocks
+from qpeft_rerank.errors import FormatError, InputError
+from qpeft_rerank.files import Source, atomic_write, is_regular_file, may_be_name, open_bytes, source_name
+from qpeft_rerank.run_blocks import COLUMNS, parse_block
+from qpeft_rerank.run_scores import as_float32, is_decreasing, shortest_digits, strictly_decreasing
+from qpeft_rerank.run_spans import find_spans
+
+_QRELS_COLUMNS = ("qid", "0", "docid", "grade")
+_WHITE_SPACE = " \t\n\r\v\f\0"  # NUL is no white space, but no reader lives with it
+
+
+class ScoredDoc(NamedTuple):
+    """A document of a ranking with its score."""
+
+    docid: str
+    score: float
+
+
+class Ranking(NamedTuple):
+    """The ranked documents of one topic, best first."""
+
+    qid: str
+    docs: list[ScoredDoc]
+
+
+def read_run(source: Source) -> Iterator[Ranking]:
+    """Yield the rankings of a run, topic by topic, in the order in which topics first appear.
+
+    Accepts ranks from 0 or 1, tabs, CRLF, blank lines, gzip, lines in any order. The lines of a topic may lie
+    apart in a file, which is looked through first for that; in a stream, a topic that returns is an error,
+    since it was already yielded. Memory holds one topic at a time.
+
+    Raises InputError for a file that cannot be read and FormatError, with file and line, for a line without
+    six columns, a score that is no finite number, and a document that a topic has twice.
+    """
+    name = source_name(source)
+    for topic in _read_topics(source):
+        yield _ranking(topic, name)
+
+
+def read_scores(source: Source) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield (qid, docid -> score) by topic: as :func:`read_run`, but unsorted and faster, for evaluation."""
+    for topic in _read_topics(source):
+        scores = dict(zip(topic.docids, topic.values))
+        if len(scores) != len(topic.docids):
+            _check_unique(topic, source_name(source))
+        yield topic.qid, scores
+
+
+def load_run(source: Source) -> dict[str, Ranking]:
+    """Read a whole run into memory: as :func:`read_run`, but a topic may return in a stream, too."""
+    name = source_name(source)
+    topics: dict[str, list[Stretch]] = {}
+    with open_bytes(source, "run file") as stream:
+        for stretch in _stretches(read_blocks(stream, name), name):
+            topics.setdefault(stretch.qid, []).append(stretch)
+    return {qid: _ranking(_joined(topics.pop(qid)), name) for qid in list(topics)}
+
+
+def count_topics(source: Source) -> int | None:
+    """The number of topics in a run file, from a quick look at the first column; None for a stream."""
+    return find_spans(source).topics if is_regular_file(source) else None
+
+
+def format_ranking(ranking: Ranking, tag: str) -> str:
+    """The lines of a ranking, in its order: ranks from 1 and scores that decrease strictly as float32.
+
+    A score that is not below the one before is lowered to the next float32 number. Raises InputError for an
+    id that is empty or has white space, a document given twice, and a score that float32 cannot hold.
+    """
+    if not ranking.docs:
+        return ""
+    docids, scores = zip(*ranking.docs)
+    for what, text in (("qid", ranking.qid), ("tag", tag), ("docid", "".join(docids))):
+        if not text or any(space in text for space in _WHITE_SPACE):
+            raise InputError(f"topic {ranking.qid!r}: a {what} is empty or has white space")
+    if not all(docids) or len(set(docids)) != len(docids):
+        raise InputError(f"topic {ranking.qid!r}: a docid is empty or comes twice")
+    try:
+        texts = shortest_digits(strictly_decreasing(scores))
+    except ValueError as error:
+        raise InputError(f"topic {ranking.qid!r}: {error}") from None
+    start, end = f"{ranking.qid} Q0 ", f" {tag}\n"
+    return "".join(
+        [f"{start}{docid} {rank} {text}{end}" for rank, (docid, text) in enumerate(zip(docids, texts), 1)]
+    )
+
+
+def write_run(rankings: Iterable[Ranking], target: str | Path | TextIO, tag: str) -> int:
+    """Write rankings as a run (:func:`format_ranking`) and return their number.
+
+    The file appears under its name when it is complete; stdout ("-") gets each topic at once, so that pipes
+    flow.
+    """
+    written = 0
+    to_file = isinstance(target, (str, Path)) and str(target) != "-"
+    with atomic_write(target) as out:
+        for ranking in rankings:
+            out.write(format_ranking(ranking, tag))
+            written += 1
+            if not to_file:
+                out.flush()
+    return written
+
+
+def read_qrels(source: Source) -> dict[str, dict[str, int]]:
+    """Read qrels: qid -> docid -> grade. A string that names no file is taken for a name that Pyserini knows.
+
+    Raises InputError for a file or name that cannot be read and FormatError, with file and line, for a line
+    without four columns, a grade that is no integer, and a document judged twice for a topic.
+    """
+    if may_be_name(source):
+        from qpeft_rerank.pyserini_names import qrels_by_name
+
+        return qrels_by_name(source)
+    name = source_name(source)
+    qrels: dict[str, dict[str, int]] = {}
+    with open_bytes(source, "qrels file") as stream:
+        for block in read_blocks(stream, name):
+            for qid, docids, grades, lines in parse_lines(block, name, _QRELS_COLUMNS, "grade"):
+                judged = qrels.setdefault(qid, {})
+                for docid, grade, line in zip(docids, grades, lines):
+                    if docid in judged:
+                        raise FormatError(name, line, f"document {docid!r} is judged twice for topic {qid!r}")
+                    judged[docid] = grade
+    return qrels
+
+
+def write_qrels(qrels: Mapping[str, Mapping[str, int]], target: str | Path | TextIO) -> None:
+    """Write qrels (qid -> docid -> grade) in the order given."""
+    with atomic_write(target) as out:
+        for qid, grades in qrels.items():
+            out.write(format_qrels(qid, grades))
+
+
+def format_qrels(qid: str, grades: Mapping[str, int]) -> str:
+    """The qrels lines of one topic. Raises InputError for an id that is empty or has white space."""
+    for word in (qid, *grades):
+        if not word or any(space in word for space in _WHITE_SPACE):
+            raise InputError(f"topic {qid!r}: the id {word!r} is empty or has white space")
+    return "".join([f"{qid} 0 {docid} {grade:d}\n" for docid, grade in grades.items()])
+
+
+def _read_topics(source: Source) -> Iterator[Stretch]:
+    """All lines of each topic, topic by topic."""
+    name = source_name(source)
+    spans = find_spans(source) if is_regular_file(source) else None
+    with ExitStack() as stack:
+        stream = stack.enter_context(open_bytes(source, "run file"))
+        if spans is None or spans.contiguous:
+            blocks = read_blocks(stream, name)
+        else:
+            if not stream.seekable():
+                unzipped = stack.enter_context(tempfile.TemporaryFile())
+                shutil.copyfileobj(stream, unzipped)
+                stream = unzipped
+            blocks = spans.blocks_by_topic(stream)
+        seen: set[str] = set()
+        for qid, group in groupby(_stretches(blocks, name), key=attrgetter("qid")):
+            parts = list(group)
+            if qid in seen:
+                message = f"topic {qid!r} returns after other topics"
+                advice = "sort the run by topic or pass it as a file"
+                raise FormatError(name, parts[0].lines[0], f"{message}: {advice}")
+            seen.add(qid)
+            yield _joined(parts)
+
+
+def _stretches(blocks: Iterable[Block], name: str) -> Iterator[Stretch]:
+    for block in blocks:
+        stretches = parse_block(block)
+        yield from parse_lines(block, name, COLUMNS, "score") if stretches is None else stretches
+
+
+def _joined(parts: list[Stretch]) -> Stretch:
+    if len(parts) == 1:
+        return parts[0]
+    docids, scores, lines = (list(chain.from_iterable(columns)) for columns in list(zip(*parts))[1:])
+    return Stretch(parts[0].qid, docids, scores, lines)
+
+
+def _check_unique(topic: Stretch, name: str) -> None:
+    if len(set(topic.docids)) == len(topic.docids):
+        return
+    seen: set[str] = set()
+    for docid, line in zip(topic.docids, topic.lines):
+        if docid in seen:
+            raise FormatError(name, line, f"topic {topic.qid!r} has document {docid!r} twice")
+        seen.add(docid)
+
+
+def _ranking(topic: Stretch, name: str) -> Ranking:
+    _check_unique(topic, name)
+    docids, scores = topic.docids, topic.values
+    rounded = as_float32(scores)
+    if not is_decreasing(rounded):
+        # Strings compare by code point, which is the byte order of their UTF-8 form.
+        ranked = sorted(zip(rounded.tolist(), docids, scores), reverse=True)
+        _, docids, scores = zip(*ranked)
+    # tuple.__new__ makes the pairs without a call of Python code: runs have millions of lines.
+    return Ranking(topic.qid, list(map(tuple.__new__, repeat(ScoredDoc), zip(docids, scores))))
