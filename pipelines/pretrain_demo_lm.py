@@ -26,25 +26,27 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pretrain_data import BOS, EOS, PAD, Document, Layout, Records, Rows, pack, prepare
+from pretrain_init import plant_copying
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-ROWS, LENGTH = 12, 384  # one step: 4,608 tokens; longer rows cost more attention, shorter ones cut passages
+ROWS, LENGTH = 8, 384  # one step: 3,072 tokens; longer rows cost more attention, shorter ones cut passages
 
 
 def build_model(vocabulary: int, seed: int) -> LlamaForCausalLM:
-    """5 layers: copying needs two, and more would see fewer tokens in the same time."""
+    """4 layers: copying needs two, and a larger model would see too few tokens in the same time."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=vocabulary, hidden_size=256, intermediate_size=512, num_hidden_layers=5, num_attention_heads=4,
+        vocab_size=vocabulary, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
-        pad_token_id=2, attn_implementation="sdpa", use_cache=False,
+        pad_token_id=2, attn_implementation="sdpa", use_cache=False, rope_parameters={"rope_type": "default", "rope_theta": 1e5},
     ))
     for layer in model.model.layers:  # each layer starts as the identity
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    plant_copying(model, seed)
     return model
 
 
@@ -159,7 +161,7 @@ class Trainer:
     def step(self, loss: Tensor, share: float) -> None:
         """One update at the rate that ``share`` (0 to 1) of the time spent calls for: warm-up, constant, to zero."""
         loss.backward()
-        factor = min(1.0, (self.state["step"] + 1) / 60, max(0.0, (1 - share) / 0.4))
+        factor = min(1.0, (self.state["step"] + 1) / 60, max(0.0, (1 - share) / 0.5))
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
@@ -215,8 +217,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="model folder to write")
     parser.add_argument("--minutes", type=float, default=85, help="training time; the learning rate ends at zero")
     parser.add_argument("--vocabulary", type=int, default=6144)
-    parser.add_argument("--learning-rate", type=float, default=4e-3, help="of embeddings and norms (AdamW)")
-    parser.add_argument("--matrix-learning-rate", type=float, default=0.02, help="of the matrices (Muon)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="of embeddings and norms (AdamW)")
+    parser.add_argument("--matrix-learning-rate", type=float, default=0.01, help="of the matrices (Muon)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
@@ -240,8 +242,8 @@ def main() -> None:
     due = {"print": 0.0, "save": state["seconds"] + 240, "rank": state["seconds"] + 600}
     while state["seconds"] < args.minutes * 60:
         share = state["seconds"] / (args.minutes * 60)
-        # Random repetition fades: it forms the copying heads within the first minutes, then a little keeps them.
-        ids, weights, numbers = (torch.from_numpy(x) for x in rows.batch(ROWS, max(0.03, 0.5 * (1 - share / 0.12))))
+        # Random repetition fades: it sharpens the planted heads in the first minutes, then a little keeps them.
+        ids, weights, numbers = (torch.from_numpy(x) for x in rows.batch(ROWS, max(0.02, 0.3 * (1 - share / 0.15))))
         losses = run(ids, numbers)
         weights = weights[:, 1:]
         loss = (losses * weights).sum() / weights.sum()

@@ -1,4 +1,4 @@
-"""First stage: index a corpus with Lucene and search it with BM25, both by the Anserini that Pyserini carries.
+"""First stage: index a corpus with Lucene and search it with BM25, both by Pyserini's Anserini.
 
 Documents, order and scores are those of ``python -m pyserini.search.lucene --bm25`` with the same settings.
 """
@@ -6,21 +6,30 @@ Documents, order and scores are those of ``python -m pyserini.search.lucene --bm
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from qpeft_rerank.corpora import Passage, contents_of, read_corpus
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.java import ensure_jvm, java_class, java_errors, java_list
+from qpeft_rerank.java import ensure_jvm, java_calls, java_class, java_list
 from qpeft_rerank.lucene import LuceneIndex, is_index, open_index
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
-BATCH_PASSAGES = 2_000  # passages handed to Java at once: enough to keep several threads busy, a few MB of text
+logger = logging.getLogger(__name__)
+
+BATCH_PASSAGES = (
+    2_000  # passages handed to Java at once: enough to keep several threads busy, a few MB of text
+)
 TOPICS_PER_THREAD = 16  # topics searched at once, per thread: a run begins to flow after the first few topics
+
+# What Java's String.trim() takes off: Anserini refuses a passage of which nothing is left.
+JAVA_BLANKS = "".join(map(chr, range(0x21)))
 
 # Prebuilt indexes without document vectors whose stored text Pyserini parses again for RM3, and as what.
 RM3_COLLECTIONS = {
@@ -41,17 +50,19 @@ def build_index(
     progress: Callable[[int], object] | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Build a Lucene index of a corpus that plain Pyserini opens; return the number of passages.
+    """Build a Lucene index of a corpus that plain Pyserini opens; return the number of passages in it.
 
-    Title and text are indexed together (field ``contents``), with positions and document vectors (RM3 needs them); the
-    passages themselves are stored, so that the index is all that a reranker needs.
+    Title and text are indexed together (field ``contents``), with positions and document vectors (RM3 needs
+    them); the passages themselves are stored, so that the index is all that a reranker needs. A passage
+    without any text is left out, as Anserini does, with a warning in the log.
 
     Args:
         corpus: a file or folder that :func:`qpeft_rerank.corpora.read_corpus` reads, or passages.
         output: the folder to make. It is built beside its place and moved there when it is complete.
         threads: indexing threads.
-        progress: called with the number of passages done so far, after each batch.
-        overwrite: replace ``output`` if it is a Lucene index; without it a folder that is not empty is an error.
+        progress: called with the number of passages read so far, after each batch.
+        overwrite: replace ``output`` if it is a Lucene index; without it a folder that is not empty is an
+            error.
 
     Raises:
         InputError: the corpus is empty or malformed, or ``output`` is taken or cannot be written.
@@ -61,7 +72,10 @@ def build_index(
         raise InputError(f"threads must be at least 1, not {threads}")
     target = Path(output)
     _check_target(target, overwrite)
-    passages = read_corpus(corpus) if isinstance(corpus, (str, Path)) else iter(corpus)
+    if isinstance(corpus, (str, Path)):
+        passages, name = read_corpus(corpus), str(corpus)
+    else:
+        passages, name = iter(corpus), "the corpus"
     ensure_jvm()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +85,7 @@ def build_index(
     try:
         done = _index_into(building, passages, threads, progress)
         if done == 0:
-            raise InputError(f"{corpus if isinstance(corpus, (str, Path)) else 'the corpus'}: no passage to index")
+            raise InputError(f"{name}: no passage with text to index")
         _check_complete(building, done, target)
         _move_into_place(building, target)
     finally:
@@ -95,10 +109,11 @@ def search(
     Args:
         index: the folder of a Lucene index, or the name of one of Pyserini's prebuilt indexes.
         topics: the query by topic id.
-        hits: how many documents at most per topic.
-        k1, b: BM25's parameters; the defaults are Anserini's. (Given the name ``msmarco-v1-passage``, Pyserini's own
-            command sets 0.82 and 0.68 unless told; here the defaults hold for every index.)
-        rm3: expand each query with RM3 pseudo-relevance feedback (10 terms, 10 documents, weight 0.5: Pyserini's defaults).
+        hits: how many documents at most per topic. k1, b: BM25's parameters; the defaults are Anserini's.
+            (Given the name ``msmarco-v1-passage``, Pyserini's own command sets 0.82 and 0.68 unless told;
+            here the defaults hold for every index.)
+        rm3: expand each query with RM3 pseudo-relevance feedback (10 terms, 10 documents, weight 0.5:
+            Pyserini's defaults).
         threads: topics searched at the same time. The result does not depend on it.
 
     Raises:
@@ -113,9 +128,10 @@ def search(
     if not 0 <= b <= 1:
         raise InputError(f"b must lie between 0 and 1, not {b}")
     opened = open_index(index)
-    opened.searcher.set_bm25(float(k1), float(b))
-    if rm3:
-        _set_rm3(opened)
+    with java_calls(f"{opened.name}: BM25 cannot be set up"):
+        opened.searcher.set_bm25(float(k1), float(b))
+        if rm3:
+            _set_rm3(opened)
     return _search_all(opened, topics, hits, threads)
 
 
@@ -124,29 +140,34 @@ def _search_all(index: LuceneIndex, topics: Mapping[str, str], hits: int, thread
         remaining = iter(topics.items())
         while chunk := list(islice(remaining, TOPICS_PER_THREAD * threads)):
             qids = [qid for qid, _ in chunk]
-            with java_errors(f"{index.name}: the search failed near topic {qids[0]!r}"):
-                found = index.searcher.batch_search(
-                    java_list(text for _, text in chunk), java_list(qids), hits, threads
-                )
+            with java_calls(f"{index.name}: the search failed near topic {qids[0]!r}"):
+                queries = java_list(text for _, text in chunk)
+                found = index.searcher.batch_search(queries, java_list(qids), hits, threads)
+                docs = {
+                    qid: [ScoredDoc(hit.docid, hit.score) for hit in found.get(qid) or ()] for qid in qids
+                }
             for qid in qids:
-                yield Ranking(qid, [ScoredDoc(hit.docid, hit.score) for hit in found.get(qid) or ()])
+                yield Ranking(qid, docs[qid])
     finally:
         index.close()
 
 
 def _set_rm3(index: LuceneIndex) -> None:
     """As Pyserini's ``LuceneSearcher.set_rm3``, whose parameters these are."""
-    collection = None if _has_document_vectors(index.searcher.reader) else RM3_COLLECTIONS.get(index.name)
-    if collection is None and not _has_document_vectors(index.searcher.reader):
-        raise InputError(f"{index.name}: RM3 needs document vectors, which this index was built without (--storeDocvectors)")
-    with java_errors(f"{index.name}: RM3 cannot be used"):
-        index.searcher.set_rm3(collection, 10, 10, 0.5, False, True)
+    collection = None
+    if not _has_document_vectors(index.searcher.reader):
+        collection = RM3_COLLECTIONS.get(index.name)
+        if collection is None:
+            raise InputError(
+                f"{index.name}: RM3 needs document vectors; this index was built without (--storeDocvectors)"
+            )
+    index.searcher.set_rm3(collection, 10, 10, 0.5, False, True)
 
 
-def _has_document_vectors(reader: object) -> bool:
+def _has_document_vectors(reader: Any) -> bool:
     # More than the first document is looked at, as a document without words has no vector.
-    vectors = reader.termVectors()  # type: ignore[attr-defined]
-    return any(vectors.get(number) is not None for number in range(min(100, reader.maxDoc())))  # type: ignore[attr-defined]
+    vectors = reader.termVectors()
+    return any(vectors.get(number) is not None for number in range(min(100, reader.maxDoc())))
 
 
 def _index_into(
@@ -154,29 +175,36 @@ def _index_into(
 ) -> int:
     options = ["-collection", "JsonCollection", "-input", "", "-index", str(folder), "-threads", str(threads)]
     options += ["-storePositions", "-storeDocvectors", "-storeRaw"]
-    with java_errors(f"{folder}: Lucene cannot begin the index"):
+    with java_calls(f"{folder}: Lucene cannot begin the index"):
         indexer = java_class("io.anserini.index.SimpleIndexer")(options)
-    done = 0
+    read = indexed = 0
     try:
         while batch := list(islice(passages, BATCH_PASSAGES)):
-            with java_errors(f"passage {batch[0].docid!r} or one of the {len(batch) - 1} after it cannot be indexed"):
-                # ASCII only: pyjnius spoils characters beyond U+FFFF, while Java reads JSON's escapes rightly.
-                taken = indexer.addRawDocuments([_stored_json(passage) for passage in batch])
-            if taken != len(batch):
+            records = [_stored_json(passage) for passage in batch if contents_of(passage).strip(JAVA_BLANKS)]
+            with java_calls(
+                f"passage {batch[0].docid!r} or one of the {len(batch) - 1} after it cannot be indexed"
+            ):
+                taken = indexer.addRawDocuments(records)
+            if taken != len(records):
                 raise InputError(
-                    f"Lucene took only {taken} of {len(batch)} passages from {batch[0].docid!r} on (is the disk full?)"
+                    f"Lucene took only {taken} of the {len(records)} passages from {batch[0].docid!r} on"
+                    " (is the disk full?)"
                 )
-            done += taken
+            read += len(batch)
+            indexed += len(records)
             if progress is not None:
-                progress(done)
+                progress(read)
     finally:
-        with java_errors(f"{folder}: Lucene cannot complete the index (is the disk full?)"):
+        with java_calls(f"{folder}: Lucene cannot complete the index (is the disk full?)"):
             indexer.close()
     (folder / "write.lock").unlink(missing_ok=True)
-    return done
+    if read > indexed:
+        logger.warning("%d of %d passages have no text and are left out of the index", read - indexed, read)
+    return indexed
 
 
 def _stored_json(passage: Passage) -> str:
+    # ASCII only: pyjnius spoils characters beyond U+FFFF, while Java reads JSON's escapes rightly.
     record = {"id": passage.docid, "title": passage.title, "contents": contents_of(passage)}
     return json.dumps(record, ensure_ascii=True)
 
@@ -197,9 +225,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
 def _check_complete(folder: Path, expected: int, target: Path) -> None:
     """Count again what was written: Lucene's threads may fail without telling the caller."""
     written = open_index(folder)
-    try:
+    with java_calls(f"{target}: the finished index cannot be read"):
         count = written.searcher.get_total_num_docs()
-    finally:
         written.close()
     if count != expected:
         raise InputError(f"{target}: Lucene wrote only {count} of {expected} passages (is the disk full?)")

@@ -12,8 +12,8 @@
     train = "qrels.train.txt"
     test = "qrels.test.txt"
 
-A relative path is relative to the folder of the TOML file. A value without a slash that is no file there is a name
-(of a prebuilt index, of Pyserini's topics or qrels) and is kept as it is.
+A relative path is relative to the folder of the TOML file. A value without a slash that is no file there is a
+name (of a prebuilt index, of Pyserini's topics or qrels) and is kept as it is.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class Collection:
         return value
 
     def passages(self) -> dict[str, str]:
-        """Where passages come from, as arguments of `open_passages`: the index if it is there, else corpus or ir_datasets."""
+        """Where passages come from, as arguments of `open_passages`:
+        the index if it is there, else corpus or ir_datasets.
+        """
         usable_index = self.index and (os.path.exists(self.index) or not _is_path(self.index))
         if usable_index or not (self.corpus or self.ir_dataset):
             return {"index": self.required("index")}
@@ -111,7 +113,11 @@ def load_collection(path: str | Path) -> Collection:
         index=_resolved(folder, texts.get("index")),
         corpus=_resolved(folder, texts.get("corpus"), always=True),
         ir_dataset=texts.get("ir-dataset"),
-        **{key: {split: _resolved(folder, value) for split, value in table.items()} for key, table in tables.items()})
+        **{
+            key: {split: _resolved(folder, value) for split, value in table.items()}
+            for key, table in tables.items()
+        },
+    )
 
 
 def _is_path(value: str) -> bool:
@@ -133,5 +139,7 @@ def _text(path: Path, key: str, value: Any) -> str:
 
 def _table(path: Path, key: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise FormatError(path, None, f"{key}: expected a table [{key}] of split = \"file or name\", found {value!r}")
+        raise FormatError(
+            path, None, f'{key}: expected a table [{key}] of split = "file or name", found {value!r}'
+        )
     return {split: _text(path, f"{key}.{split}", source) for split, source in value.items()}

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from qpeft_rerank.errors import FormatError
 from qpeft_rerank.files import BUFFER
 
@@ -23,10 +25,10 @@ SAME_TOPIC = re.compile(rb"^[^\S\n]*(\S+)([^\S\n]).*\n(?:\1\2.*\n)*", re.MULTILI
 
 
 class Block(NamedTuple):
-    """Whole lines with their line ends, and where they start: ``line`` (from 1) and ``offset`` (bytes)."""
+    """Whole lines with their line ends, the line numbers (from 1) and where the first line starts in bytes."""
 
     data: bytes
-    line: int
+    lines: Sequence[int]
     offset: int
 
 
@@ -59,9 +61,15 @@ def read_blocks(stream: io.BufferedReader, name: str) -> Iterator[Block]:
             raise FormatError(name, line + data.count(b"\n"), "a line of more than 1 MB: not a TREC file")
         if data:
             _check_text(data, line, name)
-            yield Block(data, line, offset)
-            line += data.count(b"\n")
+            lines = range(line, line + count_lines(data))
+            yield Block(data, lines, offset)
+            line = lines.stop
             offset += len(data)
+
+
+def count_lines(data: bytes, start: int = 0, end: int | None = None) -> int:
+    """The line ends in data[start:end]: faster than bytes.count where lines are as short as here."""
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8)[start:end] == ord("\n")))
 
 
 def _check_text(data: bytes, line: int, name: str) -> None:
@@ -84,7 +92,7 @@ def parse_lines(block: Block, name: str, columns: Sequence[str], value: str) -> 
     number = _NUMBERS[value]
     qid_at, docid_at, value_at = (columns.index(column) for column in ("qid", "docid", value))
     stretch, last = None, None
-    for line, text in enumerate(block.data.split(b"\n"), block.line):
+    for line, text in zip(block.lines, block.data.split(b"\n")):
         fields = text.split()
         if not fields:
             continue

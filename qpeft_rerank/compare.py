@@ -29,7 +29,7 @@ FAMILIES = {
 ALPHA = 0.05
 
 # Sums of the same gains in another order differ by less than this; no measure has real differences as small.
-_EQUAL = 1e-9
+EQUAL = 1e-9
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,11 @@ def _paired_t_test(differences: Sequence[float]) -> tuple[float, float] | None:
     n = len(differences)
     if n < 2:
         return None
-    if all(abs(d) < _EQUAL for d in differences):
+    if all(abs(d) < EQUAL for d in differences):
         return 0.0, 1.0
     mean = math.fsum(differences) / n
     deviation = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1))
-    if deviation < _EQUAL:  # the same difference on every topic
+    if deviation < EQUAL:  # the same difference on every topic
         return math.copysign(math.inf, mean), 0.0
     from scipy.special import stdtr  # the t distribution; scipy.stats would take a second to import
 
@@ -148,8 +148,8 @@ def _difference(
     corrected: float | None,
 ) -> Difference:
     differences = _topic_differences(baseline, other, measure)
-    wins = sum(d > _EQUAL for d in differences)
-    losses = sum(d < -_EQUAL for d in differences)
+    wins = sum(d > EQUAL for d in differences)
+    losses = sum(d < -EQUAL for d in differences)
     return Difference(
         difference=other.means[measure] - baseline.means[measure],
         wins=wins,

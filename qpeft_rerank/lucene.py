@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.java import ensure_jvm, java_class, java_errors
+from qpeft_rerank.java import ensure_jvm, java_calls, java_class
 
 
 class LuceneIndex(NamedTuple):
@@ -20,20 +22,21 @@ class LuceneIndex(NamedTuple):
 
     def close(self) -> None:
         """Give the files back."""
-        self.searcher.close()
+        with java_calls(f"{self.name}: the Lucene index cannot be closed"):
+            self.searcher.close()
 
 
 def open_index(index: str | Path) -> LuceneIndex:
-    """Open ``index``, a folder or a prebuilt name such as ``msmarco-v1-passage`` (fetched once, through Pyserini).
+    """Open ``index``, a folder or a prebuilt name such as ``msmarco-v1-passage`` (fetched once).
 
-    Anserini's searcher is taken as Pyserini takes it, but without ``pyserini.search.lucene``, whose import loads torch and
-    an OpenAI client and takes many seconds.
+    Anserini's searcher is taken as Pyserini takes it, but without ``pyserini.search.lucene``, whose import
+    loads torch and an OpenAI client and takes many seconds.
 
     Raises :class:`InputError` if it is neither, cannot be fetched, or is damaged.
     """
     folder = index_folder(index)
     searcher_class = java_class("io.anserini.search.SimpleSearcher")
-    with java_errors(f"{index}: the Lucene index cannot be opened"):
+    with java_calls(f"{index}: the Lucene index cannot be opened"):
         return LuceneIndex(str(index), folder, searcher_class(str(folder)))
 
 
@@ -58,12 +61,30 @@ def _fetch_prebuilt(name: str) -> Path:
     ensure_jvm()
     with contextlib.redirect_stdout(sys.stderr):  # Pyserini prints what it does; stdout is for runs
         from pyserini.prebuilt_index_info import TF_INDEX_INFO
-        from pyserini.util import download_prebuilt_index
+        from pyserini.util import check_downloaded, download_prebuilt_index
 
         if name not in TF_INDEX_INFO:
-            raise InputError(f"{name}: neither a folder with a Lucene index nor the name of a prebuilt index of Pyserini")
+            raise InputError(
+                f"{name}: neither a folder with a Lucene index nor the name of a prebuilt index of Pyserini"
+            )
+        entry = TF_INDEX_INFO[name]
+        if not check_downloaded(name) and not any(_reachable(url) for url in entry["urls"]):
+            raise InputError(
+                f"the prebuilt index {name} cannot be fetched: no network, or {entry['urls'][0]} is gone"
+            )
         try:
             return Path(download_prebuilt_index(name, verbose=False))
         except Exception as error:  # Pyserini raises whatever its downloads, checks and tar files raise
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"the prebuilt index {name} could not be fetched (no network?): {reason}") from error
+            raise InputError(f"the prebuilt index {name} cannot be fetched: {reason}") from error
+
+
+def _reachable(url: str) -> bool:
+    """Whether a server answers; asked first, as Pyserini's own download fails with many lines."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=30):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code != 404
+    except OSError:  # URLError and the time-outs are OSErrors
+        return False

@@ -1,8 +1,8 @@
 """Names of evaluation measures: one table that maps both spellings of the field to trec_eval's measures.
 
 The first spelling is that of ir_measures (``nDCG@10``, ``RR@10``, ``AP(rel=2)``), the second that of
-trec_eval (``ndcg_cut.10``, ``recip_rank``, ``map``). Letter case does not matter. To add a measure, add a row
-to ``FAMILIES``.
+trec_eval (``ndcg_cut.10``, ``recip_rank``, ``map``). Letter case does not matter.
+A new measure is a new row in ``FAMILIES``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from qpeft_rerank.errors import InputError
+
+# trec_eval keeps one counter for each grade up to the highest: a stray huge "grade" would fill the memory.
+HIGHEST_GRADE = 10_000
 
 DEFAULT_MEASURES = ("nDCG@10", "RR@10", "R@100", "AP")
 
@@ -73,33 +76,11 @@ _TREC_CUTOFFS = {
     "success": ("1", "5", "10"),
     "iprec_at_recall": tuple(f"{tenths / 10:.2f}" for tenths in range(11)),
 }
-# What trec_eval prints when no measure is named, and its `-m set` (both without the run's tag; `utility` is
-# left out).
+# What trec_eval prints when no measure is named, and its `-m set`; without the run's tag and `utility`.
+_COUNTS = "num_q num_ret num_rel num_rel_ret"
 _NICKNAMES = {
-    "official": (
-        "num_q",
-        "num_ret",
-        "num_rel",
-        "num_rel_ret",
-        "map",
-        "gm_map",
-        "Rprec",
-        "bpref",
-        "recip_rank",
-        "iprec_at_recall",
-        "P",
-    ),
-    "set": (
-        "num_q",
-        "num_ret",
-        "num_rel",
-        "num_rel_ret",
-        "set_P",
-        "set_relative_P",
-        "set_recall",
-        "set_map",
-        "set_F",
-    ),
+    "official": f"{_COUNTS} map gm_map Rprec bpref recip_rank iprec_at_recall P".split(),
+    "set": f"{_COUNTS} set_P set_relative_P set_recall set_map set_F".split(),
 }
 
 _BY_NAME = {
@@ -182,14 +163,13 @@ def _parse(name: str) -> list[Measure]:
     if level is not None:
         if family.graded:
             raise InputError(f"measure {name!r}: {family.name} does not depend on a relevance level")
-        if int(level) < 1:
-            raise InputError(f"measure {name!r}: the relevance level must be at least 1")
+        if not 1 <= int(level) <= HIGHEST_GRADE:
+            raise InputError(f"measure {name!r}: the relevance level must be from 1 to {HIGHEST_GRADE}")
     if cutoffs is None:
         if family.plain is None or (family.cut and base.lower() == family.cut.lower()):
             raise InputError(f"measure {name!r} needs a cutoff, as in {_example(family)}")
         return [Measure(name, family, None, int(level) if level else None)]
-    # trec_eval takes `ndcg.10` for something else and cuts nothing for `recip_rank.10`: neither is a cutoff
-    # here.
+    # trec_eval takes `ndcg.10` for something else, and cuts nothing for `recip_rank.10`.
     takes = family.own_cut or family.cut is not None
     if not takes or (separator != "@" and base.lower() != (family.cut or "").lower()):
         problem = f"with a cutoff it is written {_example(family)}" if takes else f"{base} takes no cutoff"
@@ -209,9 +189,7 @@ def _cutoff(name: str, family: Family, text: str) -> int | float:
     if family.name == "IPrec":
         # trec_eval answers under a name with two decimals.
         if not 0 <= float(text) <= 1 or round(float(text), 2) != float(text):
-            raise InputError(
-                f"measure {name!r}: the recall must be between 0 and 1, with two decimals at most"
-            )
+            raise InputError(f"measure {name!r}: the recall must be from 0 to 1, with two decimals at most")
         return float(text)
     if "." in text or not 1 <= int(text) < 2**31:
         raise InputError(f"measure {name!r}: the cutoff must be a rank, 1 or more")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from qpeft_rerank.corpora import Passage, passage_of_record
 from qpeft_rerank.errors import DependencyError, InputError
@@ -29,15 +29,18 @@ def open_passages(
     """Open one source of passages.
 
     Args:
-        index: a Lucene index that stores its text, by folder or by the name of one of Pyserini's prebuilt indexes.
+        index: a Lucene index that stores its text, by folder or by the name of one of Pyserini's prebuilt
+            indexes.
         corpus: a corpus file or folder in one of the forms of :mod:`qpeft_rerank.corpora`.
         ir_dataset: a name that ir_datasets knows, such as ``msmarco-passage``.
 
     Raises InputError unless exactly one is given, and if it cannot be opened.
     """
-    given = [name for name, value in (("index", index), ("corpus", corpus), ("ir_dataset", ir_dataset)) if value]
+    given = [
+        name for name, value in (("index", index), ("corpus", corpus), ("ir_dataset", ir_dataset)) if value
+    ]
     if len(given) != 1:
-        raise InputError(f"expected one source of passages (index, corpus or ir_dataset), found {', '.join(given) or 'none'}")
+        raise InputError(f"expected one of index, corpus and ir_dataset, found {', '.join(given) or 'none'}")
     if index:
         return IndexPassages(index)
     if corpus:
@@ -58,14 +61,18 @@ class IndexPassages:
         self.name = f"the index {index}"
 
     def get(self, docids: Sequence[str]) -> dict[str, Passage]:
-        """See :class:`Passages`. Raises InputError if the index stores no text, or none that can be understood."""
-        from qpeft_rerank.java import java_errors, java_list
+        """See :class:`Passages`. Raises InputError if the index stores no text that can be understood."""
+        from qpeft_rerank.java import java_calls, java_list
 
         wanted = list(dict.fromkeys(docids))
-        with java_errors(f"{self.name} cannot be read"):
+        stored: dict[str, Stored] = {}
+        with java_calls(f"{self.name} cannot be read"):
             documents = self._index.searcher.batch_get_docs(java_list(wanted), 1)
-        passages = ((docid, documents.get(docid)) for docid in wanted)
-        return {docid: _passage_of_document(docid, doc, self.name) for docid, doc in passages if doc is not None}
+            for docid in wanted:
+                document = documents.get(docid)
+                if document is not None:
+                    stored[docid] = _stored_in(document)
+        return {docid: _passage_of_stored(docid, found, self.name) for docid, found in stored.items()}
 
 
 class IrDatasetPassages:
@@ -75,7 +82,9 @@ class IrDatasetPassages:
         try:
             import ir_datasets
         except ImportError as error:
-            raise DependencyError('ir_datasets is not installed: pip install "qpeft-rerank[ir_datasets]"') from error
+            raise DependencyError(
+                'ir_datasets is not installed: pip install "qpeft-rerank[ir_datasets]"'
+            ) from error
         self.name = f"ir_datasets {name}"
         try:
             dataset = ir_datasets.load(name)
@@ -102,18 +111,31 @@ def passage_of_hit(hit: Any) -> Passage:
 
     Raises InputError if the index that it comes from stores no text.
     """
-    docid = str(hit.docid)
-    document = getattr(hit, "lucene_document", None)
-    if document is None:
-        raise InputError(f"the hit {docid!r} carries no document: search an index that stores its text")
-    return _passage_of_document(docid, document, "the index of the hits")
+    from qpeft_rerank.java import java_calls
+
+    with java_calls("a hit cannot be read"):
+        docid = str(hit.docid)
+        document = getattr(hit, "lucene_document", None)
+        if document is None:
+            raise InputError(f"the hit {docid!r} carries no document: search an index that stores its text")
+        stored = _stored_in(document)
+    return _passage_of_stored(docid, stored, "the index of the hits")
 
 
-def _passage_of_document(docid: str, document: Any, where: str) -> Passage:
-    """The passage in a Lucene document: its stored ``raw`` JSON, or its stored ``contents``."""
-    raw = document.get("raw")
+class Stored(NamedTuple):
+    """What a Lucene document keeps of a passage: its JSON, its text as it was indexed, or both."""
+
+    raw: str | None
+    contents: str | None
+
+
+def _stored_in(document: Any) -> Stored:
+    return Stored(document.get("raw"), document.get("contents"))
+
+
+def _passage_of_stored(docid: str, stored: Stored, where: str) -> Passage:
+    raw, contents = stored
     if raw is None or not raw.lstrip().startswith("{"):
-        contents = document.get("contents")
         if contents is not None:
             return passage_of_record(docid, {"contents": contents})
         if raw is None:

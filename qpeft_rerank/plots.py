@@ -1,18 +1,18 @@
-"""Pictures: per-topic differences of two runs, curves of a training. matplotlib is imported when a picture is
-drawn.
+"""Pictures: per-topic differences of two runs, curves of a training.
 
-The kind of picture goes by the ending of the path: png, pdf, svg.
+The kind of picture goes by the ending of the path: png, pdf, svg. matplotlib is imported when one is drawn.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qpeft_rerank.compare import EQUAL
 from qpeft_rerank.errors import DependencyError, InputError
 from qpeft_rerank.evaluate import Evaluation
 
@@ -26,8 +26,7 @@ _BETTER, _WORSE = "#0072B2", "#D55E00"
 def plot_topic_differences(
     baseline: Evaluation, other: Evaluation, measure: str, path: str | PathLike[str]
 ) -> None:
-    """Draw ``other`` minus ``baseline`` by one measure: a bar for each topic, from the largest gain to the
-    largest loss.
+    """Draw ``other`` minus ``baseline`` by one measure: a bar for each topic, largest gain first.
 
     Raises:
         InputError: a measure that the evaluations do not have, other topics, a path that cannot be written.
@@ -42,7 +41,7 @@ def plot_topic_differences(
         (other.per_topic[qid][measure] - values[measure] for qid, values in baseline.per_topic.items()),
         reverse=True,
     )
-    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    wins, losses = sum(d > EQUAL for d in differences), sum(d < -EQUAL for d in differences)
 
     figure = _figure()
     axes = figure.add_subplot()
@@ -56,14 +55,14 @@ def plot_topic_differences(
     axes.set_xlabel(f"{len(differences)} topics, sorted by difference")
     axes.set_ylabel(f"difference in {measure}")
     change = other.means[measure] - baseline.means[measure]
-    axes.set_title(_plain(f"{other.name} minus {baseline.name}: {change:+.4f}"))
+    axes.set_title(_plain(f"{other.name} minus {baseline.name}: {change:+.4f}"), wrap=True)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(title=f"equal: {len(differences) - wins - losses}")
     _save(figure, path)
 
 
 def plot_training(record: Mapping[str, Any], path: str | PathLike[str]) -> None:
-    """Draw the curves of a training: losses on the left and, if there are any, development measures on the
-    right.
+    """Draw the curves of a training: losses, and beside them development measures if there are any.
 
     Args:
         record: ``{"epochs": [{"epoch": 1, "train_loss": .., "dev_loss": .., "dev": {"nDCG@10": ..}}, ..],
@@ -96,7 +95,7 @@ def plot_training(record: Mapping[str, Any], path: str | PathLike[str]) -> None:
         axes = figure.add_subplot(1, len(panels), place)
         for label, points in curves.items():
             if points:
-                axes.plot(*zip(*points), marker="o", markersize=3, label=_plain(label))
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=_plain(label))
         if record.get("best_epoch") is not None:
             axes.axvline(record["best_epoch"], color="grey", linestyle=":", label="best epoch")
         axes.set_title(title)
@@ -106,7 +105,9 @@ def plot_training(record: Mapping[str, Any], path: str | PathLike[str]) -> None:
     _save(figure, path)
 
 
-def _curve(epochs: Sequence[Mapping[str, Any]], value: Any) -> list[tuple[float, float]]:
+def _curve(
+    epochs: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float | None]
+) -> list[tuple[float, float]]:
     return [(epoch["epoch"], value(epoch)) for epoch in epochs if value(epoch) is not None]
 
 

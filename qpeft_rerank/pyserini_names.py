@@ -1,7 +1,7 @@
-"""Topics and qrels by the names that Pyserini knows, such as ``dl19-passage`` or ``beir-v1.0.0-scifact-test``.
+"""Topics and qrels by the names that Pyserini knows, such as ``dl19-passage``.
 
-Pyserini fetches the files once and keeps them. Its own ``get_topics`` and ``get_qrels`` turn ids of digits into integers
-("007" into 7); here ids are the strings that stand in the files.
+Pyserini fetches the files once and keeps them. Its own ``get_topics`` and ``get_qrels`` turn ids of digits
+into integers ("007" into 7); here ids are the strings that stand in the files.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.java import ensure_jvm, java_reason
+from qpeft_rerank.java import ensure_jvm, java_calls
 from qpeft_rerank.trec import read_qrels
 
 READERS = "io.anserini.search.topicreader."
+NOT_FETCHED = "Pyserini cannot fetch them (no network?)"
 TEXT_FIELDS = ("title", "question", "query", "description")  # Pyserini searches with the title
 
 
@@ -26,13 +27,9 @@ def topics_by_name(name: str) -> dict[str, str]:
     """
     pyserini = _pyserini_search()
     topics = _known(name, pyserini.topics_mapping, "topics", "a topics file")
-    from jnius import JavaException
-
-    try:
+    with java_calls(f"topics {name}: {NOT_FETCHED}"):
         fields_of = _read_topics(pyserini, topics)
         found = {str(qid): _fields(fields_of.get(qid)) for qid in fields_of.keySet().toArray()}
-    except JavaException as error:
-        raise _not_fetched("topics", name, error) from error
     if not found:
         raise InputError(f"topics {name}: Pyserini's file has no topic")
     return {qid: _text(name, qid, found[qid]) for qid in sorted(found, key=_numbers_first)}
@@ -45,12 +42,8 @@ def qrels_by_name(name: str) -> dict[str, dict[str, int]]:
     """
     pyserini = _pyserini_search()
     qrels = _known(name, pyserini.qrels_mapping, "qrels", "a qrels file")
-    from jnius import JavaException
-
-    try:
+    with java_calls(f"qrels {name}: {NOT_FETCHED}"):
         path = Path(pyserini.JRelevanceJudgments.getQrelsPath(pyserini.JPath.of(qrels.path)).toString())
-    except JavaException as error:
-        raise _not_fetched("qrels", name, error) from error
     grades = read_qrels(path)
     if not grades:
         raise InputError(f"qrels {name}: Pyserini's copy {path} is empty; remove it to have it fetched again")
@@ -58,7 +51,7 @@ def qrels_by_name(name: str) -> dict[str, dict[str, int]]:
 
 
 def _pyserini_search() -> Any:
-    """Pyserini's table of names. Its import sets up the root logger, which is the program's own affair: undone here."""
+    """Pyserini's tables of names. Their import sets up the root logger, the program's own affair: undone."""
     ensure_jvm()
     root = logging.getLogger()
     before = list(root.handlers), root.level
@@ -103,7 +96,3 @@ def _text(name: str, qid: str, fields: dict[str, str]) -> str:
         if field in fields:
             return fields[field].strip()
     raise InputError(f"topics {name}: topic {qid} has no text to search with (fields: {', '.join(fields)})")
-
-
-def _not_fetched(kind: str, name: str, error: BaseException) -> InputError:
-    return InputError(f"{kind} {name}: Pyserini cannot fetch them (no network?): {java_reason(error)}")

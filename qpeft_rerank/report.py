@@ -1,8 +1,6 @@
-"""Evaluations as tables: text to read, TSV and JSON to go on with, LaTeX to print. Every function returns a
-string.
+"""Evaluations as tables, which are strings: text to read, TSV and JSON to go on with, LaTeX to print.
 
-One run gives one line of figures. Several give their differences from the first, with what ``compare`` found
-out.
+One run gives one line of figures; several give their differences from the first, too (``compare``).
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluate import Evaluation
 from qpeft_rerank.measures import parse_measures
 
-# Text tables are broken into several below this width: they are read in terminals and pasted into issues.
+# Text tables are broken into several below this width: they are read in terminals and pasted into mails.
 WIDTH = 100
 _LONGEST_NAME = 40
 
@@ -32,9 +30,9 @@ def report(
 
     Args:
         evaluations: the first one is the baseline of the others.
-        table_format: "text" (at most 100 columns wide), "tsv" (one figure a line), "json" or "latex"
-        (booktabs). per_topic: give the values of every judged topic too (trec_eval's ``-q``).
-        comparison: of these evaluations; by default made here where there are several.
+        table_format: "text" (at most 100 columns), "tsv" (one figure a line), "json", "latex" (booktabs).
+        per_topic: give the values of every judged topic too (trec_eval's ``-q``).
+        comparison: of these evaluations; by default made here if there are several.
 
     Raises: InputError for an unknown format, no evaluation, or evaluations that cannot be compared.
     """
@@ -138,7 +136,7 @@ def _json(evaluations: Sequence[Evaluation], comparison: Comparison | None, per_
 
 def _latex(evaluations: Sequence[Evaluation], comparison: Comparison | None, per_topic: bool) -> str:
     shown = _Figures(evaluations[0].measures)
-    best = {m: max(round(e.means[m], 4) for e in evaluations) for m in shown.measures} if comparison else {}
+    best = {m: max(round(e.means[m], 4) for e in evaluations) for m in shown.figures} if comparison else {}
     lines = ["% needs \\usepackage{booktabs}" + (" and \\usepackage{longtable}" if per_topic else "")]
     if per_topic:
         lines += [f"\\begin{{longtable}}{{ll{'r' * len(shown.measures)}}}", "\\toprule"]
@@ -151,7 +149,7 @@ def _latex(evaluations: Sequence[Evaluation], comparison: Comparison | None, per
     lines += [_latex_row(["Run", *map(_escape, shown.measures)]), "\\midrule"]
     for index, evaluation in enumerate(evaluations):
         cells = []
-        for measure, figure in zip(shown.measures, shown.row(evaluation.means)):
+        for measure, figure in zip(shown.measures, shown.row(evaluation.means), strict=True):
             if round(evaluation.means[measure], 4) == best.get(measure):
                 figure = f"\\textbf{{{figure}}}"
             if comparison and index > 0 and comparison.differences[index - 1][measure].significant:
@@ -177,6 +175,7 @@ class _Figures:
     def __init__(self, measures: Sequence[str]):
         self.measures = measures
         self._counts = {m.spelling for m in parse_measures(measures) if m.family.summary == "sum"}
+        self.figures = [m for m in measures if m not in self._counts]
 
     def row(self, values: dict[str, float]) -> list[str]:
         return [f"{values[m]:.0f}" if m in self._counts else f"{values[m]:.4f}" for m in self.measures]
@@ -190,8 +189,8 @@ class _Figures:
 
 
 def _blocks(table: list[list[str]], labels: int) -> Iterator[str]:
-    """Aligned text of a table, broken after WIDTH columns into blocks that repeat the first ``labels`` columns."""
-    widths = [max(map(len, column)) for column in zip(*table)]
+    """Aligned text of a table, broken after WIDTH columns; each block starts with the first ``labels``."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     first = labels
     while first < len(widths):
         last, width = first, sum(widths[:labels]) + 2 * (labels - 1)
@@ -200,8 +199,8 @@ def _blocks(table: list[list[str]], labels: int) -> Iterator[str]:
             last += 1
         yield "\n".join(
             "  ".join(
-                [cell.ljust(w) for cell, w in zip(row[:labels], widths)]
-                + [cell.rjust(w) for cell, w in zip(row[first:last], widths[first:last])]
+                [cell.ljust(w) for cell, w in zip(row[:labels], widths[:labels], strict=True)]
+                + [cell.rjust(w) for cell, w in zip(row[first:last], widths[first:last], strict=True)]
             ).rstrip()
             for row in table
         )
@@ -213,10 +212,8 @@ def _notes(evaluations: Sequence[Evaluation], comparison: Comparison | None) -> 
     level = f", relevant from grade {first.relevance_level}" if first.relevance_level != 1 else ""
     yield f"Mean over {_count(first.judged, 'judged topic')}{level}."
     if comparison is not None:
-        runs = _count(len(comparison.runs), "run")
-        over = (
-            f"{runs} and {_count(len(first.measures), 'measure')}" if comparison.family == "table" else runs
-        )
+        tests = sum(d.p is not None for found in comparison.differences for d in found.values())
+        over = _count(tests, "test") if comparison.family == "table" else _count(len(comparison.runs), "run")
         yield f"Differences from {_short(comparison.baseline)}."
         yield f"* p < {ALPHA} in a {TEST} with {CORRECTION}'s correction over {over}."
     for e in evaluations:
@@ -253,5 +250,5 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 def _escape(text: str) -> str:
     special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    special |= {char: f"\\{char}" for char in "&%$#_{}"}
+    special |= {"<": "\\textless{}", ">": "\\textgreater{}"} | {char: f"\\{char}" for char in "&%$#_{}"}
     return "".join(special.get(char, char) for char in " ".join(text.split()))

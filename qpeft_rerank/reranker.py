@@ -16,6 +16,7 @@ import numpy as np
 from qpeft_rerank.models.adapter import load_adapter
 from qpeft_rerank.models.base import BaseModel, load_base
 from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.models.explain import Explanation, explain
 from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passage, passage_of_hit
 from qpeft_rerank.scoring import default_limits, score_inputs
@@ -82,3 +83,7 @@ class Reranker:
         scores = self.score([(query, passage) for passage in passages])
         order = np.argsort(-scores, kind="stable")
         return [ScoredDoc(passages[i].docid, float(scores[i])) for i in order]
+
+    def explain(self, query: str, passage: Passage) -> Explanation:
+        """The likelihood of each query token given the passage, and the hints."""
+        return explain(self.scorer, query, passage)

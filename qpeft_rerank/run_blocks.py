@@ -11,13 +11,12 @@ import numpy as np
 from qpeft_rerank.columns import SAME_TOPIC, Block, Stretch, parse_score
 
 COLUMNS = ("qid", "Q0", "docid", "rank", "score", "tag")
-_DOCID, _RANK, _SCORE = 2, 3, 4
+_RANK, _SCORE = COLUMNS.index("rank"), COLUMNS.index("score")
 _TAB, _NEWLINE, _SPACE, _MINUS, _DOT, _ZERO = b"\t\n -.0"
 _DOCID_ONLY = np.array([column == "docid" for column in COLUMNS])
-# Up to 15 digits, mantissa and power of ten are exact, so that one division gives the very float that float()
-# gives.
+# Up to 15 digits, mantissa and power of ten are exact: one division gives the very number that float() gives.
 _EXACT_DIGITS = 15
-_POWERS = 10.0 ** np.arange(_EXACT_DIGITS + 1)
+_POWERS = np.array([float(f"1e{power}") for power in range(_EXACT_DIGITS + 1)])
 
 
 def parse_block(block: Block) -> list[Stretch] | None:
@@ -35,8 +34,7 @@ def parse_block(block: Block) -> list[Stretch] | None:
     inner = separators[:, :-1]
     if (separators[:, -1] != _NEWLINE).any() or not ((inner == _SPACE) | (inner == _TAB)).all():
         return None
-    # The docids, each with the separator after it, are cut out in one piece: no string is made of the other
-    # columns.
+    # The docids are cut out in one piece, each with the separator after it; no other column becomes strings.
     docids = chars[np.repeat(np.tile(_DOCID_ONLY, len(inner)), widths)].tobytes()
     docids = docids.replace(b"\t", b" ").decode().split(" ")
     ends = ends.reshape(-1, len(COLUMNS))
@@ -46,9 +44,8 @@ def parse_block(block: Block) -> list[Stretch] | None:
         return None
     topics = list(SAME_TOPIC.finditer(data))
     rows = np.searchsorted(ends[:, -1], [topic.end() for topic in topics]).tolist()
-    lines = range(block.line, block.line + len(scores))
     return [
-        Stretch(topic[1].decode(), docids[first:after], scores[first:after], lines[first:after])
+        Stretch(topic[1].decode(), docids[first:after], scores[first:after], block.lines[first:after])
         for topic, first, after in zip(topics, [0, *rows], rows)
     ]
 

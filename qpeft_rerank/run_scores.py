@@ -12,8 +12,8 @@ import numpy as np
 
 # float32 needs 6 to 9 significant digits.
 _DIGITS = range(9, 5, -1)
-# Powers of ten up to this one are exact float64 numbers.
-_EXACT_POWER = 22
+# The powers of ten that are exact float64 numbers.
+_POWERS = np.array([float(f"1e{power}") for power in range(23)])
 
 
 def as_float32(scores: Sequence[float]) -> np.ndarray:
@@ -57,11 +57,11 @@ def shortest_digits(scores: np.ndarray) -> list[str]:
     power = np.floor(np.log10(size, where=size > 0, out=np.zeros_like(size))).astype(np.int64)
     short = exact
     for digits in _DIGITS:
-        scale = 10.0 ** np.clip(digits - 1 - power, 0, _EXACT_POWER)
+        scale = _POWERS[np.clip(digits - 1 - power, 0, len(_POWERS) - 1)]
         candidate = np.rint(exact * scale) / scale
         short = np.where(candidate.astype(np.float32) == scores, candidate, short)
     values = short.tolist()
-    # Very large and very small numbers need powers of ten that are not exact: NumPy's own slower way.
-    for row in np.flatnonzero((size >= 1e8) | (size < 1e-13) & (size > 0)).tolist():
+    # Outside of this range, the powers of ten are below one or not exact: NumPy's own slower way.
+    for row in np.flatnonzero((size >= 1e6) | (size < 1e-13) & (size > 0)).tolist():
         values[row] = float(str(scores[row]))
     return list(map(repr, values))

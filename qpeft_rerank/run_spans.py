@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterator
-from itertools import chain
 from typing import BinaryIO
 
-from qpeft_rerank.columns import SAME_TOPIC, Block, read_blocks
+from qpeft_rerank.columns import SAME_TOPIC, Block, count_lines, read_blocks
 from qpeft_rerank.files import Source, open_bytes, source_name
 
 
@@ -32,19 +32,23 @@ class Spans:
         """Whether no topic returns after another one."""
         return self.topics == len(self.qids)
 
-    def blocks_by_topic(self, stream: BinaryIO) -> Iterator[Block]:
-        """The spans as blocks, those of a topic after each other, topics as they first appear."""
+    def blocks_by_topic(self, file: BinaryIO) -> Iterator[Block]:
+        """The lines of each topic as one block, topics as they first appear. ``file`` needs a descriptor."""
         topics: dict[bytes, array] = {}
         for number, qid in enumerate(self.qids):
             topics.setdefault(qid, array("q")).append(number)
         ends = self.starts[1:]
         ends.append(self.end)
-        for number in chain.from_iterable(topics.values()):
-            stream.seek(self.starts[number])
-            data = stream.read(ends[number] - self.starts[number])
-            if not data.endswith(b"\n"):  # the last line of the file
-                data += b"\n"
-            yield Block(data, self.lines[number], self.starts[number])
+        for numbers in topics.values():
+            pieces, lines = [], array("q")
+            for number in numbers:
+                # Not through the file's buffer, which would be filled anew for each of many short spans.
+                piece = os.pread(file.fileno(), ends[number] - self.starts[number], self.starts[number])
+                if not piece.endswith(b"\n"):  # the last line of the file
+                    piece += b"\n"
+                pieces.append(piece)
+                lines.extend(range(self.lines[number], self.lines[number] + piece.count(b"\n")))
+            yield Block(b"".join(pieces), lines, self.starts[numbers[0]])
 
 
 def find_spans(source: Source) -> Spans:
@@ -53,12 +57,12 @@ def find_spans(source: Source) -> Spans:
     known: dict[bytes, bytes] = {}  # one object for each qid, however many spans it has
     last = first = None
     with open_bytes(source, "run file") as stream:
-        for data, line, offset in read_blocks(stream, source_name(source)):
-            first, counted = offset if first is None else first, 0
+        for data, numbers, offset in read_blocks(stream, source_name(source)):
+            first, line, counted = offset if first is None else first, numbers[0], 0
             for lines in SAME_TOPIC.finditer(data):
                 if lines[1] != last:
                     last = known.setdefault(lines[1], lines[1])
-                    line += data.count(b"\n", counted, lines.start())
+                    line += count_lines(data, counted, lines.start())
                     counted = lines.start()
                     spans.qids.append(last)
                     spans.starts.append(offset + counted)

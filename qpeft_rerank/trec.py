@@ -171,6 +171,7 @@ def _read_topics(source: Source) -> Iterator[Stretch]:
             if not stream.seekable():
                 unzipped = stack.enter_context(tempfile.TemporaryFile())
                 shutil.copyfileobj(stream, unzipped)
+                unzipped.flush()
                 stream = unzipped
             blocks = spans.blocks_by_topic(stream)
         seen: set[str] = set()

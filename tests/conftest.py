@@ -8,6 +8,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which may need what is missing
 def pytest_runtest_setup(item):
     if item.get_closest_marker("java"):
         missing = _missing_java()

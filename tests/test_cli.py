@@ -1,4 +1,6 @@
-"""The command line as its users meet it: verbs, exit codes, one line for each kind of bad input, no half-written file."""
+"""The command line as its users meet it:
+verbs, exit codes, one line for each kind of bad input, no half-written file.
+"""
 
 import gzip
 import io
@@ -33,8 +35,13 @@ def folder(tmp_path, monkeypatch):
 
 def program(*arguments, **settings):
     """Start a true process."""
-    return subprocess.Popen([sys.executable, "-m", "qpeft_rerank", *arguments], stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "PYTHONPATH": str(HERE)}, **settings)
+    return subprocess.Popen(
+        [sys.executable, "-m", "qpeft_rerank", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        **settings,
+    )
 
 
 def lines(text):
@@ -65,37 +72,87 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"qpeft {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments, line", [
-    ([], "qpeft: error: name a verb: index, bm25, train, rerank, evaluate, convert, demo (see qpeft --help)"),
-    (["rernk"], "qpeft: error: there is no verb 'rernk' (did you mean rerank?); there are " + ", ".join(VERBS)),
-    (["--versoin"], "qpeft: error: unrecognized argument: --versoin (did you mean --version?)"),
-    (["evaluate", "--qrel", "x"], "qpeft evaluate: error: unrecognized argument: --qrel (did you mean --qrels?)"),
-    (["bm25", "--hits"], "qpeft bm25: error: argument --hits: expected one argument"),
-    (["bm25", "--hits", "0"], "qpeft bm25: error: argument --hits: 0 is below 1, the least that is possible"),
-    (["bm25", "--hits", "ten"], "qpeft bm25: error: argument --hits: 'ten' is not a whole number"),
-    (["bm25", "--k1", "-1"], "qpeft bm25: error: argument --k1: -1 is below 0, the least that is possible"),
-    (["bm25", "--b", "1.5"], "qpeft bm25: error: argument --b: 1.5 is above 1, the most that is possible"),
-    (["bm25", "--b", "nan"], "qpeft bm25: error: argument --b: 'nan' is not a finite number"),
-    (["index", "--threads", "0"], "qpeft index: error: argument --threads: 0 is below 1, the least that is possible"),
-    (["index"], "qpeft index: error: no corpus given: name it with --corpus, or a collection file with -c"),
-    (["bm25"], "qpeft bm25: error: no index given: name it with --index, or a collection file with -c"),
-    (["bm25", "--index", "x"], "qpeft bm25: error: no topics given: name them with --topics, or a collection file with -c"),
-    (["bm25", "--split", "dev"], "qpeft bm25: error: --split needs -c/--collection: it names a split of a collection file"),
-    (["evaluate", "x"], "qpeft evaluate: error: no qrels given: name them with --qrels, or a collection file with -c"),
-    (["evaluate", "--format", "xml"],
-     "qpeft evaluate: error: argument --format: 'xml' is not one of text, tsv, json, latex"),
-])
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (
+            [],
+            f"qpeft: error: name a verb: {', '.join(VERBS)} (see qpeft --help)",
+        ),
+        (
+            ["rernk"],
+            "qpeft: error: there is no verb 'rernk' (did you mean rerank?); there are " + ", ".join(VERBS),
+        ),
+        (["--versoin"], "qpeft: error: unrecognized argument: --versoin (did you mean --version?)"),
+        (
+            ["evaluate", "--qrel", "x"],
+            "qpeft evaluate: error: unrecognized argument: --qrel (did you mean --qrels?)",
+        ),
+        (["bm25", "--hits"], "qpeft bm25: error: argument --hits: expected one argument"),
+        (
+            ["bm25", "--hits", "0"],
+            "qpeft bm25: error: argument --hits: 0 is below 1, the least that is possible",
+        ),
+        (["bm25", "--hits", "ten"], "qpeft bm25: error: argument --hits: 'ten' is not a whole number"),
+        (
+            ["bm25", "--k1", "-1"],
+            "qpeft bm25: error: argument --k1: -1 is below 0, the least that is possible",
+        ),
+        (
+            ["bm25", "--b", "1.5"],
+            "qpeft bm25: error: argument --b: 1.5 is above 1, the most that is possible",
+        ),
+        (["bm25", "--b", "nan"], "qpeft bm25: error: argument --b: 'nan' is not a finite number"),
+        (
+            ["index", "--threads", "0"],
+            "qpeft index: error: argument --threads: 0 is below 1, the least that is possible",
+        ),
+        (
+            ["index"],
+            "qpeft index: error: no corpus given: name it with --corpus, or a collection file with -c",
+        ),
+        (["bm25"], "qpeft bm25: error: no index given: name it with --index, or a collection file with -c"),
+        (
+            ["bm25", "--index", "x"],
+            "qpeft bm25: error: no topics given: name them with --topics, or a collection file with -c",
+        ),
+        (
+            ["bm25", "--split", "dev"],
+            "qpeft bm25: error: --split needs -c/--collection: it names a split of a collection file",
+        ),
+        (
+            ["evaluate", "x"],
+            "qpeft evaluate: error: no qrels given: name them with --qrels, or a collection file with -c",
+        ),
+        (
+            ["evaluate", "--format", "xml"],
+            "qpeft evaluate: error: argument --format: 'xml' is not one of text, tsv, json, latex",
+        ),
+    ],
+)
 def test_a_wrong_command_line_is_one_line_and_code_2(capsys, arguments, line):
     assert main(arguments) == 2
     assert capsys.readouterr() == ("", line + "\n")
 
 
 def test_nothing_heavy_is_imported_for_help_or_evaluate(folder):
-    script = ("import sys\nfrom qpeft_rerank.cli.__main__ import main\ncode = main(sys.argv[1:])\n"
-              "print(*sorted({'torch', 'transformers', 'pyserini', 'jnius', 'matplotlib'} & set(sys.modules)), file=sys.stderr)")
-    for arguments in (["--help"], *([verb, "--help"] for verb in VERBS), ["evaluate", "--qrels", "qrels.txt", "run.txt"]):
-        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True,
-                              env={**os.environ, "PYTHONPATH": str(HERE)})
+    script = (
+        "import sys\nfrom qpeft_rerank.cli.__main__ import main\ncode = main(sys.argv[1:])\n"
+        "heavy = {'torch', 'transformers', 'pyserini', 'jnius', 'matplotlib'}\n"
+        "print(*sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    for arguments in (
+        ["--help"],
+        *([verb, "--help"] for verb in VERBS),
+        ["evaluate", "--qrels", "qrels.txt", "run.txt"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(HERE)},
+        )
         assert done.stderr.split() == [], arguments
 
 
@@ -122,8 +179,25 @@ def test_evaluate_reads_a_run_from_stdin_and_qrels_from_the_collection(folder, c
 def test_evaluate_writes_table_and_pictures_to_files(folder, capsys):
     pytest.importorskip("matplotlib")
     (folder / "third.txt").write_text(RUN)
-    assert main(["evaluate", "--qrels", "qrels.txt", "--format", "json", "--output", "table.json", "--plot", "topics.png",
-                 "run.txt", "other.txt", "third.txt"]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                "--qrels",
+                "qrels.txt",
+                "--format",
+                "json",
+                "--output",
+                "table.json",
+                "--plot",
+                "topics.png",
+                "run.txt",
+                "other.txt",
+                "third.txt",
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out == ""
     assert (folder / "table.json").read_text().startswith("{")
     assert {p.name for p in folder.glob("*.png")} == {"topics.other.png", "topics.third.png"}
@@ -143,10 +217,19 @@ def bad_files(folder):
     return folder
 
 
-@pytest.mark.parametrize("run, word", [
-    ("five.txt", "five.txt:1"), ("word.txt", "word.txt:1"), ("twice.txt", "twice.txt:2"), ("empty.txt", "empty"),
-    ("latin.txt", "latin.txt:1"), ("cut.txt.gz", "cut.txt.gz"), ("folder", "folder"), ("no.txt", "no.txt"),
-])
+@pytest.mark.parametrize(
+    "run, word",
+    [
+        ("five.txt", "five.txt:1"),
+        ("word.txt", "word.txt:1"),
+        ("twice.txt", "twice.txt:2"),
+        ("empty.txt", "empty"),
+        ("latin.txt", "latin.txt:1"),
+        ("cut.txt.gz", "cut.txt.gz"),
+        ("folder", "folder"),
+        ("no.txt", "no.txt"),
+    ],
+)
 def test_a_bad_run_is_one_line_that_names_it_and_leaves_no_table(folder, capsys, run, word):
     bad_files(folder)
     before = sorted(folder.iterdir())
@@ -157,20 +240,23 @@ def test_a_bad_run_is_one_line_that_names_it_and_leaves_no_table(folder, capsys,
     assert sorted(folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("arguments, word", [
-    (["--qrels", "no.txt"], "no.txt"),
-    (["--qrels", "folder"], "folder"),
-    (["--qrels", "empty.txt"], "empty"),
-    (["--qrels", "five.txt"], "five.txt:1"),
-    (["--qrels", "qrels.txt", "-m", "nDGC@10"], "nDGC@10"),
-    (["--qrels", "qrels.txt", "--output", "nowhere/table.txt"], "nowhere"),
-    (["--qrels", "qrels.txt", "--output", "folder"], "folder"),
-    (["--qrels", "qrels.txt", "--plot", "a.png"], "--plot needs two runs"),
-    (["--qrels", "qrels.txt", "-", "-"], "stdin"),
-    (["-c", "no.toml"], "no.toml"),
-    (["-c", "small.toml", "--split", "train"], "there are test, dev"),
-    (["-c", "small.toml", "--split", "dev"], "dev.txt"),
-])
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["--qrels", "no.txt"], "no.txt"),
+        (["--qrels", "folder"], "folder"),
+        (["--qrels", "empty.txt"], "empty"),
+        (["--qrels", "five.txt"], "five.txt:1"),
+        (["--qrels", "qrels.txt", "-m", "nDGC@10"], "nDGC@10"),
+        (["--qrels", "qrels.txt", "--output", "nowhere/table.txt"], "nowhere"),
+        (["--qrels", "qrels.txt", "--output", "folder"], "folder"),
+        (["--qrels", "qrels.txt", "--plot", "a.png"], "--plot needs two runs"),
+        (["--qrels", "qrels.txt", "-", "-"], "stdin"),
+        (["-c", "no.toml"], "no.toml"),
+        (["-c", "small.toml", "--split", "train"], "there are test, dev"),
+        (["-c", "small.toml", "--split", "dev"], "dev.txt"),
+    ],
+)
 def test_other_bad_input_is_one_line_too(folder, capsys, arguments, word):
     bad_files(folder)
     before = sorted(folder.iterdir())
@@ -195,7 +281,10 @@ def test_a_file_without_permission_is_one_line(folder, capsys):
 
 
 def test_debug_anywhere_shows_the_traceback(folder, capsys):
-    for arguments in (["--debug", "evaluate", "--qrels", "no.txt", "x"], ["evaluate", "--qrels", "no.txt", "--debug", "x"]):
+    for arguments in (
+        ["--debug", "evaluate", "--qrels", "no.txt", "x"],
+        ["evaluate", "--qrels", "no.txt", "--debug", "x"],
+    ):
         assert main(arguments) == 2
         assert "Traceback" in capsys.readouterr().err
 
@@ -206,7 +295,9 @@ def test_debug_anywhere_shows_the_traceback(folder, capsys):
 def test_a_pipe_that_closes_early_is_met_with_silence(folder):
     (folder / "long.txt").write_text("".join(f"{i} 0 d 1\n" for i in range(20_000)))
     (folder / "long-run.txt").write_text("".join(f"{i} Q0 d 1 1 t\n" for i in range(20_000)))
-    evaluate = program("evaluate", "--qrels", "long.txt", "-q", "--format", "tsv", "long-run.txt", stdout=subprocess.PIPE)
+    evaluate = program(
+        "evaluate", "--qrels", "long.txt", "-q", "--format", "tsv", "long-run.txt", stdout=subprocess.PIPE
+    )
     assert evaluate.stdout.readline() == "run\tmeasure\ttopic\tvalue\n"
     evaluate.stdout.close()
     assert evaluate.stderr.read() == ""
@@ -215,8 +306,11 @@ def test_a_pipe_that_closes_early_is_met_with_silence(folder):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_one_line(folder):
-    for arguments in (["--help"], ["evaluate", "--qrels", "qrels.txt", "run.txt"],
-                      ["evaluate", "--qrels", "qrels.txt", "--output", "/dev/full", "run.txt"]):
+    for arguments in (
+        ["--help"],
+        ["evaluate", "--qrels", "qrels.txt", "run.txt"],
+        ["evaluate", "--qrels", "qrels.txt", "--output", "/dev/full", "run.txt"],
+    ):
         with open("/dev/full", "w") as full:
             done = program(*arguments, stdout=full)
             err = done.stderr.read()

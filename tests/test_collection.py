@@ -45,7 +45,9 @@ def test_an_index_that_is_not_built_yet_is_a_path_all_the_same(squad, tmp_path):
 
 
 def test_names_without_a_file_are_kept(tmp_path):
-    collection = load_collection(write(tmp_path, 'index = "msmarco-v1-passage"\n[topics]\ntest = "dl19-passage"\n'))
+    collection = load_collection(
+        write(tmp_path, 'index = "msmarco-v1-passage"\n[topics]\ntest = "dl19-passage"\n')
+    )
     assert collection.index == "msmarco-v1-passage"
     assert collection.topics_of("test") == "dl19-passage"
     assert collection.passages() == {"index": "msmarco-v1-passage"}
@@ -75,13 +77,16 @@ def test_a_missing_split_names_the_splits_there_are(squad):
         load_collection(squad).qrels_of("train")
 
 
-@pytest.mark.parametrize("text, message", [
-    ("name = ", "not a TOML file"),
-    ('indx = "a"', "unknown key 'indx'; known are name, index, corpus"),
-    ("index = 3", "index: 3 is not a text"),
-    ('topics = "a.tsv"', r"topics: expected a table \[topics\]"),
-    ("[topics]\ntest = 7", "topics.test: 7 is not a text"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("name = ", "not a TOML file"),
+        ('indx = "a"', "unknown key 'indx'; known are name, index, corpus"),
+        ("index = 3", "index: 3 is not a text"),
+        ('topics = "a.tsv"', r"topics: expected a table \[topics\]"),
+        ("[topics]\ntest = 7", "topics.test: 7 is not a text"),
+    ],
+)
 def test_what_is_wrong_is_named_with_the_file(tmp_path, text, message):
     with pytest.raises(FormatError, match="squad.toml: " + message):
         load_collection(write(tmp_path, text))

@@ -11,7 +11,7 @@ from qpeft_rerank.evaluate import Evaluation
 
 def evaluation(name, measures=("nDCG@10",), relevance_level=1, **values):
     """Values by measure (spelled without @) for topics 0, 1, ..."""
-    columns = dict(zip(measures, values.values()))
+    columns = dict(zip(measures, values.values(), strict=True))
     topics = range(len(next(iter(columns.values()))))
     return Evaluation(
         name=name,

@@ -97,9 +97,10 @@ def test_the_list_of_known_measures_names_every_family():
         ("recip_rank.10", "is written RR@10"),
         ("RR@0", "a rank, 1 or more"),
         ("P@1.5", "a rank, 1 or more"),
-        ("IPrec@2", "between 0 and 1"),
+        ("IPrec@2", "from 0 to 1"),
         ("nDCG(rel=2)@10", "does not depend on a relevance level"),
-        ("AP(rel=0)", "at least 1"),
+        ("AP(rel=99999999999)", "from 1 to 10000"),
+        ("AP(rel=0)", "from 1 to 10000"),
     ],
 )
 def test_a_wrong_cutoff_or_level_says_what_to_write(name, message):

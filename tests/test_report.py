@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from qpeft_rerank.compare import compare
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluate import Evaluation
 from qpeft_rerank.report import WIDTH, report
@@ -14,7 +15,7 @@ MEASURES = ("nDCG@10", "R@100", "num_ret")
 
 def evaluation(name, gain=0.0, measures=MEASURES, topics=20, **counts):
     values = {f"q{t}": [0.25 + t / 100 + gain * (1 + t % 3), 0.5, 100.0] for t in range(topics)}
-    per_topic = {q: dict(zip(measures, [*row, *row * len(measures)])) for q, row in values.items()}
+    per_topic = {q: dict(zip(measures, row * len(measures), strict=False)) for q, row in values.items()}
     means = {
         m: sum(row[m] for row in per_topic.values()) / (1 if m == "num_ret" else topics) for m in measures
     }
@@ -145,9 +146,14 @@ def test_latex_is_a_booktabs_table_with_marks_and_the_best_in_bold():
     table = report([BM25, replace(QPEFT, name="q_peft & 50%")], "latex")
     assert table.startswith("% needs \\usepackage{booktabs}\n\\begin{tabular}{lrrr}\n\\toprule\n")
     assert "Run & nDCG@10 & R@100 & num\\_ret \\\\\n\\midrule\n" in table
-    assert "bm25 & 0.3450 & \\textbf{0.5000} & \\textbf{2000} \\\\\n" in table
+    assert "bm25 & 0.3450 & \\textbf{0.5000} & 2000 \\\\\n" in table
     assert "q\\_peft \\& 50\\% & \\textbf{0.3840}\\rlap{$^{*}$} & \\textbf{0.5000}" in table
     assert "\\bottomrule\n\\end{tabular}\n% Mean over 20 judged topics.\n" in table
+
+
+def test_a_correction_over_the_whole_table_counts_its_tests():
+    text = report([BM25, QPEFT, QPEFT], comparison=compare([BM25, QPEFT, QPEFT], family="table"))
+    assert "Holm's correction over 4 tests.\n" in text
 
 
 def test_latex_gives_topics_on_request():

@@ -41,7 +41,8 @@ def read(text, **settings):
 def test_tsv_jsonl_and_gzip_are_told_apart_by_content(tmp_path):
     tsv = "".join(f"{qid}\t{text}\n" for qid, text in TOPICS.items())
     jsonl = "".join(json.dumps({"qid": qid, "text": text}) + "\n" for qid, text in TOPICS.items())
-    for text in (tsv, jsonl, tsv.replace("\n", "\r\n"), "\ufeff" + tsv, "\n" + jsonl + "\n\n", tsv.rstrip("\n")):
+    crlf = tsv.replace("\n", "\r\n")
+    for text in (tsv, jsonl, crlf, "\ufeff" + tsv, "\n" + jsonl + "\n\n", tsv.rstrip("\n")):
         assert read(text) == TOPICS
         path = tmp_path / "topics.any"
         path.write_bytes(gzip.compress(text.encode()))

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from qpeft_rerank.cli.frame import UsageError, guarded
 
-# Verb -> one line of `qpeft --help`. Here and not in the verb's module, so that no module needs to be imported for it.
+# Verb -> one line of `qpeft --help`. Not in the verb's own module, so that none needs to be imported for it.
 VERBS = {
     "index": "build a Lucene index from a corpus",
     "bm25": "search topics with BM25: the first stage",
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (``sys.argv[1:]``) and give the exit code; see `frame` for the codes."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    flags = arguments[:arguments.index("--")] if "--" in arguments else arguments
+    flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
     words = [a for a in arguments if not a.startswith("-")]
     prog = f"qpeft {words[0]}" if words and words[0] in VERBS else "qpeft"
     return guarded(lambda: _dispatch(arguments), prog, debug="--debug" in flags, verbose="--verbose" in flags)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> None:
     place = next((i for i, a in enumerate(arguments) if not a.startswith("-")), len(arguments))
-    front, rest = arguments[:place], arguments[place + 1:]
+    front, rest = arguments[:place], arguments[place + 1 :]
     top = _top_parser()
     asked, unknown = top.parse_known_args(front)
     _refuse(unknown, top)
@@ -77,19 +77,24 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in VERBS:
         raise UsageError(f"there is no verb {name!r}{_suggestion(name, VERBS)}; there are {', '.join(VERBS)}")
     module = importlib.import_module(f"qpeft_rerank.cli.{name}")
-    verb = module.VERB if hasattr(module, "VERB") else None
-    prog = f"qpeft {name}"
+    prog, verb = f"qpeft {name}", getattr(module, "VERB", None)
     if verb is None:
-        form = next((a for a in rest if not a.startswith("-")), None)
-        if form is None:
-            _forms_parser(prog, module).parse_args([a for a in rest if a not in ("--debug", "--verbose")])
-            raise UsageError(f"name a form: {', '.join(module.VERBS)} (see {prog} --help)")
-        if form not in module.VERBS:
-            raise UsageError(f"there is no form {form!r}{_suggestion(form, module.VERBS)}; "
-                             f"there are {', '.join(module.VERBS)}")
+        form = _form(prog, module, rest)
         rest.remove(form)
         prog, verb = f"{prog} {form}", module.VERBS[form]
     verb.run(_parse(verb, prog, rest))
+
+
+def _form(prog: str, module: Any, arguments: list[str]) -> str:
+    """Which of the verb's forms is named."""
+    forms = module.VERBS
+    form = next((a for a in arguments if not a.startswith("-")), None)
+    if form is None:
+        _forms_parser(prog, module).parse_args(arguments)
+        raise UsageError(f"name a form: {', '.join(forms)} (see {prog} --help)")
+    if form not in forms:
+        raise UsageError(f"there is no form {form!r}{_suggestion(form, forms)}; there are {', '.join(forms)}")
+    return form
 
 
 def _parse(verb: Any, prog: str, arguments: list[str]) -> Any:
@@ -98,10 +103,10 @@ def _parse(verb: Any, prog: str, arguments: list[str]) -> Any:
     parser = Parser(prog=prog, description=verb.about, epilog=f"example:\n{verb.example}")
     add_options(parser, verb.options)
     _add_frame_flags(parser)
-    words = [action.metavar if action.nargs is None else f"[{action.metavar}]" if action.nargs == "?" else
-             f"[{action.metavar} ...]" for action in parser.positionals()]
+    words = [f"[{a.metavar}{' ...' if a.nargs == '*' else ''}]" for a in parser.positionals()]
     parser.usage = " ".join([prog, *words, "[flags]"])
-    if {"-h", "--help"} & set(arguments):  # before argparse's intermixed mode, which hides positional arguments from the help
+    # Before argparse's intermixed mode, which hides positional arguments from the help.
+    if "-h" in arguments or "--help" in arguments:
         parser.print_help()
         parser.exit()
     values, unknown = parser.parse_known_intermixed_args(arguments)
@@ -111,7 +116,8 @@ def _parse(verb: Any, prog: str, arguments: list[str]) -> Any:
 
 def _refuse(unknown: list[str], parser: Parser) -> None:
     if unknown:
-        parser.error(f"unrecognized argument: {unknown[0]}{_suggestion(unknown[0].split('=')[0], parser.known_flags())}")
+        near = _suggestion(unknown[0].split("=")[0], parser.known_flags())
+        parser.error(f"unrecognized argument: {unknown[0]}{near}")
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
@@ -124,8 +130,12 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
 def _top_parser() -> Parser:
     width = max(map(len, VERBS)) + 2
     verbs = "\n".join(f"  {name:<{width}}{help}" for name, help in VERBS.items())
-    top = Parser(prog="qpeft", usage="qpeft [--version] [--help] VERB ...", epilog=f"verbs:\n{verbs}\n\n{EXAMPLE}",
-                 description="Rerank search results with a causal language model: query likelihood, Q-PEFT.")
+    top = Parser(
+        prog="qpeft",
+        usage="qpeft [--version] [--help] VERB ...",
+        epilog=f"verbs:\n{verbs}\n\n{EXAMPLE}",
+        description="Rerank search results with a causal language model: query likelihood, Q-PEFT.",
+    )
     top.add_argument("--version", action="store_true", help="show the version and exit")
     _add_frame_flags(top)
     return top
@@ -134,11 +144,17 @@ def _top_parser() -> Parser:
 def _forms_parser(prog: str, module: Any) -> Parser:
     width = max(map(len, module.VERBS)) + 2
     forms = "\n".join(f"  {name:<{width}}{verb.about.splitlines()[0]}" for name, verb in module.VERBS.items())
-    return Parser(prog=prog, usage=f"{prog} FORM ...", description=module.__doc__, epilog=f"forms:\n{forms}")
+    parser = Parser(
+        prog=prog, usage=f"{prog} FORM ...", description=module.__doc__, epilog=f"forms:\n{forms}"
+    )
+    _add_frame_flags(parser)
+    return parser
 
 
 def _add_frame_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--verbose", action="store_true", help="show warnings and log lines of the libraries used")
+    parser.add_argument(
+        "--verbose", action="store_true", help="show warnings and log lines of the libraries used"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 

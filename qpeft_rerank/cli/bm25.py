@@ -1,10 +1,13 @@
-"""Search topics in a Lucene index with BM25 and write a run: the same documents, order and scores as Pyserini's own search."""
+"""Search topics in a Lucene index with BM25 and write a run:
+the same documents, order and scores as Pyserini's own search.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qpeft_rerank.cli.options import OutputRunOptions, TopicsOptions, Verb, option
+from qpeft_rerank.cli.options import Verb, option
+from qpeft_rerank.cli.shared_options import OutputRunOptions, TopicsOptions, check_output
 from qpeft_rerank.errors import InputError
 
 
@@ -12,7 +15,9 @@ from qpeft_rerank.errors import InputError
 class Bm25Options(OutputRunOptions, TopicsOptions):
     """Flags of `qpeft bm25`."""
 
-    index: str | None = option(None, "Lucene index: folder, or a Pyserini prebuilt name such as msmarco-v1-passage")
+    index: str | None = option(
+        None, "Lucene index: folder, or a Pyserini prebuilt name such as msmarco-v1-passage"
+    )
     hits: int = option(100, "passages per topic", least=1)
     k1: float = option(0.9, "BM25: how soon more occurrences of a word stop counting", least=0)
     b: float = option(0.4, "BM25: how much the length of a passage counts, from 0 to 1", least=0, most=1)
@@ -30,10 +35,19 @@ def run(options: Bm25Options) -> None:
     index = options.index or (collection.required("index") if collection else None)
     if index is None:
         raise InputError("no index given: name it with --index, or a collection file with -c")
+    check_output(options.output)
     topics = options.read_topics()
-    rankings = search(index, topics, hits=options.hits, k1=options.k1, b=options.b, rm3=options.rm3, threads=options.threads)
-    write_run(with_progress(rankings, "bm25", " topics", len(topics)), options.output, options.runtag or "bm25")
+    rankings = search(
+        index, topics, hits=options.hits, k1=options.k1, b=options.b, rm3=options.rm3, threads=options.threads
+    )
+    write_run(
+        with_progress(rankings, "bm25", " topics", len(topics)), options.output, options.runtag or "bm25"
+    )
 
 
-VERB = Verb(__doc__, "  qpeft bm25 --index indexes/squad --topics topics.test.tsv --output run.squad.bm25.test.txt",
-            Bm25Options, run)
+VERB = Verb(
+    __doc__,
+    "  qpeft bm25 --index indexes/squad --topics topics.test.tsv --output run.squad.bm25.test.txt",
+    Bm25Options,
+    run,
+)

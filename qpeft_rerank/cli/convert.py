@@ -7,7 +7,8 @@ import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qpeft_rerank.cli.options import InputRunOptions, PassageOptions, QrelsOptions, TopicsOptions, Verb, option
+from qpeft_rerank.cli.options import Verb, option
+from qpeft_rerank.cli.shared_options import InputRunOptions, PassageOptions, QrelsOptions, TopicsOptions
 from qpeft_rerank.errors import FormatError, InputError
 
 _log = logging.getLogger(__name__)
@@ -17,9 +18,15 @@ _log = logging.getLogger(__name__)
 class FromDprOptions:
     """Flags of `qpeft convert dpr`."""
 
-    file: str | None = option(None, "DPR training JSON, or DPR or UPR retrieval JSON (.gz too); '-': stdin", positional=True,
-                              metavar="FILE")
-    output: str | None = option(None, "folder for topics.tsv, qrels.txt, run.txt, corpus.jsonl, answers.jsonl", metavar="DIR")
+    file: str | None = option(
+        None,
+        "DPR training JSON, or DPR or UPR retrieval JSON (.gz too); '-': stdin",
+        positional=True,
+        metavar="FILE",
+    )
+    output: str | None = option(
+        None, "folder for topics.tsv, qrels.txt, run.txt, corpus.jsonl, answers.jsonl", metavar="DIR"
+    )
     runtag: str = option("dpr", "last column of the run", metavar="TAG")
 
 
@@ -42,8 +49,11 @@ class ToDprOptions(InputRunOptions, PassageOptions, QrelsOptions, TopicsOptions)
     title: ClassVar[str] = "options"
 
     output: str = option("-", "JSON file to write (.gz: compressed; default: stdout)", metavar="FILE")
-    kind: str = option("training", "positive_ctxs and hard_negative_ctxs, or all candidates as ctxs with has_answer",
-                       choices=("training", "retrieval"))
+    kind: str = option(
+        "training",
+        "positive_ctxs and hard_negative_ctxs, or all candidates as ctxs with has_answer",
+        choices=("training", "retrieval"),
+    )
     answers: str | None = option(None, "answers to put in: JSONL with qid and answers", metavar="FILE.jsonl")
 
 
@@ -75,9 +85,16 @@ def _read_answers(source: str) -> dict[str, list[str]]:
 
 
 VERBS = {
-    "dpr": Verb("DPR or UPR JSON -> topics, qrels, run, corpus and answers.",
-                "  qpeft convert dpr nq-train.json --output nq", FromDprOptions, from_dpr),
-    "to-dpr": Verb("Topics, qrels, run and passages -> DPR JSON.",
-                   "  qpeft convert to-dpr run.bm25.txt -c squad.toml --split train --output squad-train.json", ToDprOptions,
-                   to_dpr),
+    "dpr": Verb(
+        "DPR or UPR JSON -> topics, qrels, run, corpus and answers.",
+        "  qpeft convert dpr nq-train.json --output nq",
+        FromDprOptions,
+        from_dpr,
+    ),
+    "to-dpr": Verb(
+        "Topics, qrels, run and passages -> DPR JSON.",
+        "  qpeft convert to-dpr run.bm25.txt -c squad.toml --split train --output squad-train.json",
+        ToDprOptions,
+        to_dpr,
+    ),
 }

@@ -1,5 +1,7 @@
-"""Run the whole chain offline on the small collection and the small language model in the package, and show what happens:
-a table of BM25, hard prompt, Q-PEFT-R and Q-PEFT-A, the files that were written, one query before and after.
+"""Run the whole chain offline on the small collection and the small language model in the package.
+
+Shows what happens: a table of BM25, hard prompt, Q-PEFT-R and Q-PEFT-A, the files that were written, one
+query with its passages before and after.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Measure runs against qrels. All topics that have judgements count; one that a run leaves out counts 0.
 
-Several runs give one table with differences from the first run, a paired t-test and the Holm correction. Measures go by both
-names that are in use: nDCG@10, RR@10, R@100, AP, P@30, Success@5, or ndcg_cut.10, recip_rank, recall.100, map.
+Several runs give one table with differences from the first run, a paired t-test and the Holm correction.
+Measures go by both names that are in use: nDCG@10, RR@10, R@100, AP, P@30, Success@5, or ndcg_cut.10,
+recip_rank, recall.100, map.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qpeft_rerank.cli.options import QrelsOptions, Verb, option, several, stdin_run
+from qpeft_rerank.cli.options import Verb, option, several
+from qpeft_rerank.cli.shared_options import QrelsOptions, stdin_run
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.measures import DEFAULT_MEASURES
 
@@ -23,15 +25,27 @@ if TYPE_CHECKING:
 class EvaluateOptions(QrelsOptions):
     """Flags of `qpeft evaluate`."""
 
-    runs: list[str] = several("runs to measure (.gz too); '-' or nothing: stdin", positional=True, metavar="RUN")
-    measure: list[str] = several(f"measure, to repeat (default: {' '.join(DEFAULT_MEASURES)})", flags=("-m", "--measure"))
+    runs: list[str] = several(
+        "runs to measure (.gz too); '-' or nothing: stdin", positional=True, metavar="RUN"
+    )
+    measure: list[str] = several(
+        f"measure, to repeat (default: {' '.join(DEFAULT_MEASURES)})", flags=("-m", "--measure")
+    )
     per_topic: bool = option(False, "the values of each topic too", flags=("-q", "--per-topic"))
-    relevance_level: int = option(1, "least grade that counts as relevant, for measures without grades",
-                                  flags=("-l", "--relevance-level"), least=1)
+    relevance_level: int = option(
+        1,
+        "least grade that counts as relevant, for measures without grades",
+        flags=("-l", "--relevance-level"),
+        least=1,
+    )
     format: str = option("text", "form of the table", choices=("text", "tsv", "json", "latex"))
     output: str = option("-", "file for the table (default: stdout)", metavar="FILE")
-    plot: str | None = option(None, "picture of the differences per topic from the first run, by the first measure; with three "
-                                    "runs or more, one picture each, named after the run", metavar="FILE.png")
+    plot: str | None = option(
+        None,
+        "picture of the differences per topic from the first run, by the first measure; with three "
+        "runs or more, one picture each, named after the run",
+        metavar="FILE.png",
+    )
 
 
 def run(options: EvaluateOptions) -> None:
@@ -51,8 +65,10 @@ def run(options: EvaluateOptions) -> None:
         raise InputError("--plot needs two runs or more: it shows differences from the first")
     qrels = read_qrels(options.qrels_source())
     with atomic_write(options.output) as table:
-        evaluations = [evaluate(run, qrels, measures, options.relevance_level, name)
-                       for run, name in zip(runs, run_names(runs), strict=True)]
+        evaluations = [
+            evaluate(run, qrels, measures, options.relevance_level, name)
+            for run, name in zip(runs, run_names(runs), strict=True)
+        ]
         table.write(report(evaluations, options.format, options.per_topic))
     if options.plot is not None:
         _plot(evaluations, options.plot)
@@ -64,9 +80,17 @@ def _plot(evaluations: Sequence[Evaluation], plot: str) -> None:
     baseline, *others = evaluations
     path = Path(plot)
     for other in others:
-        own = path if len(others) == 1 else path.with_name(f"{path.stem}.{other.name.replace('/', '.')}{path.suffix}")
+        own = (
+            path
+            if len(others) == 1
+            else path.with_name(f"{path.stem}.{other.name.replace('/', '.')}{path.suffix}")
+        )
         plot_topic_differences(baseline, other, baseline.measures[0], own)
 
 
-VERB = Verb(__doc__, "  qpeft evaluate --qrels qrels.test.txt -m nDCG@10 -m R@100 run.bm25.txt run.qpeft-a.txt", EvaluateOptions,
-            run)
+VERB = Verb(
+    __doc__,
+    "  qpeft evaluate --qrels qrels.test.txt -m nDCG@10 -m R@100 run.bm25.txt run.qpeft-a.txt",
+    EvaluateOptions,
+    run,
+)

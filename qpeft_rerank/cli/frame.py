@@ -1,4 +1,4 @@
-"""The frame around every verb: errors become one line on stderr and an exit code, signals end the program cleanly.
+"""The frame around every verb: errors become one line on stderr and an exit code, signals end it cleanly.
 
 | what happened | stderr | exit code |
 | --- | --- | --- |
@@ -34,7 +34,7 @@ class UsageError(QpeftError):
 
 
 class Terminated(BaseException):
-    """A signal asks the program to end; like `KeyboardInterrupt`, not an `Exception`, so that nothing swallows it."""
+    """A signal asks the program to end. No `Exception`, like `KeyboardInterrupt`: nothing may swallow it."""
 
     def __init__(self, number: int):
         self.number = number
@@ -50,9 +50,7 @@ def guarded(action: Callable[[], None], prog: str, *, debug: bool = False, verbo
         debug: print the traceback of an error too.
         verbose: let warnings and log lines of the libraries through.
     """
-    if sys.stderr is None:  # closed by the caller (2>&-): print() would fall back to stdout, which carries the run
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    _buffer_stdout()
+    _repair_streams()
     try:
         with _signals(), _quiet(prog, verbose):
             with contextlib.suppress(SystemExit):  # argparse's end of --help
@@ -68,19 +66,28 @@ def guarded(action: Callable[[], None], prog: str, *, debug: bool = False, verbo
     except OSError:
         pass  # the message below is about the first error, which is the one that matters
     if message is not None:
-        print(f"{prog}: {' '.join(message.splitlines())}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # stderr is full or gone as well: the exit code still tells
+            print(f"{prog}: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
     return code
 
 
-def _buffer_stdout() -> None:
-    """Give stdout a buffer where PYTHONUNBUFFERED took it away.
+def _repair_streams() -> None:
+    """Make stdout and stderr do what a program expects of them.
 
-    Without one, Python forgets the rest of a text that a full disk or a closing pipe took only in part, and tells nobody.
-    Nothing waits longer for it: who writes a run flushes after each topic.
+    * Python has None for a stream that the caller closed. ``print`` would then send messages for stderr to
+      stdout, which carries the run; and a run for stdout must be an error.
+    * PYTHONUNBUFFERED takes stdout's buffer away. Without one, Python forgets the rest of a text that a full
+      disk or a closing pipe took only in part, and tells nobody. Nothing waits longer for a buffer: who writes
+      a run flushes after each topic.
     """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, encoding="utf-8")  # noqa: SIM115  (for reading: a write is an error)
     raw = getattr(sys.stdout, "buffer", None)
     if isinstance(raw, io.FileIO):
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(raw.fileno(), "wb", closefd=False)), encoding="utf-8")
+        buffered = io.BufferedWriter(io.FileIO(raw.fileno(), "wb", closefd=False))
+        sys.stdout = io.TextIOWrapper(buffered, encoding="utf-8")
 
 
 def _outcome(error: BaseException, debug: bool) -> tuple[int, str | None]:
@@ -94,6 +101,8 @@ def _outcome(error: BaseException, debug: bool) -> tuple[int, str | None]:
             return 128 + error.number, "terminated"
         case QpeftError():
             return WRONG_INPUT, f"error: {error}"
+        case io.UnsupportedOperation():
+            return WRONG_INPUT, "error: standard output is closed"
         case OSError():
             return WRONG_INPUT, f"error: {_describe(error)}"
         case MemoryError():
@@ -103,13 +112,14 @@ def _outcome(error: BaseException, debug: bool) -> tuple[int, str | None]:
 
 
 def _flush_stdout() -> None:
-    """Write what stdout still holds. Where that fails, let the rest go to nowhere, or Python complains again at its end."""
-    if sys.stdout is None:
-        return
+    """Write what stdout still holds.
+
+    Where that fails, let the rest go to nowhere, or Python complains again at its end.
+    """
     try:
         sys.stdout.flush()
     except OSError as error:
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a stdout of a test has no file number
+        with contextlib.suppress(OSError, ValueError):  # a stdout of a test has no file number
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)
@@ -127,7 +137,11 @@ def _describe(error: OSError) -> str:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `Terminated`, so that half-written files are removed. An ignored signal (nohup) stays so."""
+    """SIGTERM and SIGHUP raise `Terminated`, so that half-written files are removed.
+
+    An ignored signal (nohup) stays so.
+    """
+
     def terminate(number: int, _frame: Any) -> None:
         raise Terminated(number)
 
@@ -144,31 +158,46 @@ def _signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet(prog: str, verbose: bool) -> Iterator[None]:
-    """Keep libraries' warnings and log lines off stderr; notes of qpeft_rerank's own loggers appear as "prog: note"."""
-    own, root, shown = logging.getLogger("qpeft_rerank"), logging.getLogger(), _Notes(prog, sys.stderr)
+    """Keep libraries' warnings and log lines off stderr.
+
+    Our own appear as "prog: note": warnings, and all that a verb says.
+    """
+    root, own = logging.getLogger(), logging.getLogger("qpeft_rerank")
+    verbs = own.getChild("cli")
+    shown = _Notes(prog, sys.stderr)
     # Without any handler Python prints warnings by itself.
     others: logging.Handler = logging.StreamHandler(sys.stderr) if verbose else logging.NullHandler()
-    own_before = (own.level, own.propagate)
+    before = [(logger, logger.level, logger.propagate) for logger in (own, verbs)]
     own.addHandler(shown)
-    own.setLevel(logging.DEBUG if verbose else logging.INFO)
+    own.setLevel(logging.DEBUG if verbose else logging.WARNING)
     own.propagate = False
+    verbs.setLevel(logging.INFO)
     root.addHandler(others)
     if not verbose:
         for name, value in QUIET_LIBRARIES.items():
             os.environ.setdefault(name, value)
+        if not sys.stderr.isatty():  # bars of downloads are for people
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default" if verbose else "ignore")
             yield
     finally:
         own.removeHandler(shown)
-        own.level, own.propagate = own_before
+        for logger, level, propagate in before:
+            logger.setLevel(level)
+            logger.propagate = propagate
         root.removeHandler(others)
 
 
 # Read by the libraries when they are imported, which the verbs do later.
-QUIET_LIBRARIES = {"TRANSFORMERS_VERBOSITY": "error", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-                   "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_VERBOSITY": "error"}
+QUIET_LIBRARIES = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "error",
+}
 
 
 class _Notes(logging.StreamHandler):
@@ -181,6 +210,6 @@ class _Notes(logging.StreamHandler):
     def emit(self, record: logging.LogRecord) -> None:
         if os.environ.get("RANK", "0") != "0":  # torchrun starts many of us; the first one speaks
             return
-        tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+        tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None) if self.stream.isatty() else None
         with tqdm.external_write_mode(file=self.stream) if tqdm else contextlib.nullcontext():
             super().emit(record)

@@ -1,7 +1,7 @@
 """Build a Lucene index from a corpus; plain Pyserini opens it too.
 
-The corpus is a file or folder: Anserini JSONL (id, contents), BEIR JSONL (_id, title, text), MS MARCO TSV or DPR TSV, .gz or not.
-The text is stored in the index, so that rerank finds it there.
+The corpus is a file or folder: Anserini JSONL (id, contents), BEIR JSONL (_id, title, text), MS MARCO TSV or
+DPR TSV, .gz or not. The text is stored in the index, so that rerank finds it there.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from qpeft_rerank.cli.options import CollectionOptions, Verb, option
+from qpeft_rerank.cli.options import Verb, option
+from qpeft_rerank.cli.shared_options import CollectionOptions
 from qpeft_rerank.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -19,8 +20,12 @@ _log = logging.getLogger(__name__)
 class IndexOptions(CollectionOptions):
     """Flags of `qpeft index`."""
 
-    corpus: str | None = option(None, "corpus file or folder (default: the corpus of the collection file)", metavar="PATH")
-    output: str | None = option(None, "folder of the new index (default: the index of the collection file)", metavar="DIR")
+    corpus: str | None = option(
+        None, "corpus file or folder (default: the corpus of the collection file)", metavar="PATH"
+    )
+    output: str | None = option(
+        None, "folder of the new index (default: the index of the collection file)", metavar="DIR"
+    )
     threads: int = option(1, "threads that write the index", least=1)
     overwrite: bool = option(False, "replace an index that is there")
 
@@ -38,8 +43,13 @@ def run(options: IndexOptions) -> None:
     if output is None:
         raise InputError("no index folder given: name it with --output, or a collection file with -c")
     with progress_bar("index", " passages") as bar:
-        count = build_index(corpus, output, threads=options.threads, overwrite=options.overwrite,
-                            progress=lambda done: bar.update(done - bar.n))
+        count = build_index(
+            corpus,
+            output,
+            threads=options.threads,
+            overwrite=options.overwrite,
+            progress=lambda done: bar.update(done - bar.n),
+        )
     _log.info("%s: %s passages", output, f"{count:,}")
 
 

@@ -1,13 +1,15 @@
-"""Reorder the first passages of each topic of a run by a language model: how likely it finds the query, given the passage.
+"""Reorder the first passages of each topic of a run by how likely a language model finds the query.
 
-With --adapter, an adapter that `qpeft train` made (its folder names method and base model). With --model alone, the plain
-model: method hard-prompt. Passages below the depth keep their order under the reordered ones.
+With --adapter, an adapter that `qpeft train` made (its folder names method and base model). With --model
+alone, the plain model: method hard-prompt. Passages below the depth keep their order under the reordered ones.
 
-With --output, topics are kept as they are scored: after a kill, the same command with --resume goes on where it stopped.
+With --output, topics are kept as they are scored: after a kill, the same command with --resume goes on where
+it stopped.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -15,8 +17,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qpeft_rerank.cli.options import (InputRunOptions, ModelOptions, OutputRunOptions, PassageOptions, TopicsOptions, Verb,
-                                      borrowed, option)
+from qpeft_rerank.cli.options import Verb, borrowed, option
+from qpeft_rerank.cli.shared_options import (
+    InputRunOptions,
+    ModelOptions,
+    OutputRunOptions,
+    PassageOptions,
+    TopicsOptions,
+    check_output,
+)
 from qpeft_rerank.errors import InputError, MissingTopicError, QpeftError
 from qpeft_rerank.models.config import METHODS, AdapterConfig
 
@@ -34,7 +43,9 @@ class PromptOptions:
 
     title: ClassVar[str] = "without an adapter"
 
-    method: str | None = option(None, "method (default: hard-prompt, the only one that needs no training)", choices=METHODS)
+    method: str | None = option(
+        None, "method (default: hard-prompt, the only one that needs no training)", choices=METHODS
+    )
     prompt: str | None = borrowed(AdapterConfig, "prompt")
     passage_tokens: int | None = borrowed(AdapterConfig, "passage_tokens")
     passage_format: str | None = borrowed(AdapterConfig, "passage_format")
@@ -46,13 +57,18 @@ class PromptOptions:
 
 
 @dataclass(kw_only=True)
-class RerankOptions(InputRunOptions, OutputRunOptions, ModelOptions, PromptOptions, PassageOptions, TopicsOptions):
+class RerankOptions(
+    InputRunOptions, OutputRunOptions, ModelOptions, PromptOptions, PassageOptions, TopicsOptions
+):
     """Flags of `qpeft rerank`."""
 
     adapter: str | None = option(None, "adapter: folder or Hugging Face name", metavar="DIR")
     depth: int = option(100, "passages of each topic that are scored", least=1)
-    missing: str = option("error", "what to do if a topic or passage has no text: stop, or go on and report",
-                          choices=("error", "skip"))
+    missing: str = option(
+        "error",
+        "what to do if a topic or passage has no text: stop, or go on and report",
+        choices=("error", "skip"),
+    )
     resume: bool = option(False, "go on with an --output that was not finished")
     batch_tokens: int | None = option(None, "tokens in a batch (default: what fits the device)", least=1)
     batch_size: int | None = option(None, "most pairs in a batch (default: no limit but the tokens)", least=1)
@@ -62,7 +78,8 @@ class RerankOptions(InputRunOptions, OutputRunOptions, ModelOptions, PromptOptio
         """Raise `InputError` for flags that do not go together."""
         settings = self.given()
         if self.adapter is not None and settings:
-            raise InputError(f"--{next(iter(settings)).replace('_', '-')} and --adapter: an adapter brings its own settings")
+            flag = next(iter(settings)).replace("_", "-")
+            raise InputError(f"--{flag} and --adapter: an adapter brings its own settings")
         if self.adapter is None and self.model is None:
             raise InputError("no model given: name an adapter with --adapter, or a model with --model")
         if self.adapter is None and self.force:
@@ -80,28 +97,42 @@ class RerankOptions(InputRunOptions, OutputRunOptions, ModelOptions, PromptOptio
 
         if self.adapter is None:
             settings = self.given()
-            return Reranker.from_model(self.model, settings.pop("method", "hard-prompt"), self.batch_tokens, self.batch_size,
-                                       settings, **self.base_options())
-        return Reranker.from_adapter(self.adapter, self.batch_tokens, self.batch_size, model=self.model, force=self.force,
-                                     **self.base_options())
+            return Reranker.from_model(
+                self.model,
+                settings.pop("method", "hard-prompt"),
+                self.batch_tokens,
+                self.batch_size,
+                settings,
+                **self.base_options(),
+            )
+        return Reranker.from_adapter(
+            self.adapter,
+            self.batch_tokens,
+            self.batch_size,
+            model=self.model,
+            force=self.force,
+            **self.base_options(),
+        )
 
 
 def run(options: RerankOptions) -> None:
     """Rerank and write."""
     options.check()
+    check_output(options.output)
     source = options.run_source()
 
     from qpeft_rerank.cli.progress import progress_bar
-    from qpeft_rerank.rerank import rerank, window_topics
+    from qpeft_rerank.rerank import plan_window, rerank
     from qpeft_rerank.resume import write_resumably
     from qpeft_rerank.trec import read_run, write_run
 
     topics = options.read_topics()
-    # Before the model is loaded, which may take minutes: is there anything to rerank, and to find passages in?
-    rankings = read_run(source)
+    # Before the model is loaded, which may take minutes: is there anything to rerank, and to find passages
+    # in?
+    window, rankings = plan_window(read_run(source), options.depth)
     first = next(rankings, None)
     if first is None:
-        raise InputError("the run is empty: nothing to rerank")
+        raise InputError("the run is empty: there is nothing to rerank")
     rankings = chain([first], rankings)
     passages = options.open_passages()
     reranker = options.load_reranker()
@@ -110,7 +141,17 @@ def run(options: RerankOptions) -> None:
     with progress_bar("rerank", " pairs") as bar:
 
         def stage(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
-            return rerank(rankings, topics, passages, reranker, options.depth, options.missing, missing.add, bar.update)
+            return rerank(
+                rankings,
+                topics,
+                passages,
+                reranker,
+                options.depth,
+                options.missing,
+                missing.add,
+                bar.update,
+                window,
+            )
 
         def expect(done: int = 0) -> None:
             bar.total = _pairs(source, options.depth, done)
@@ -119,8 +160,16 @@ def run(options: RerankOptions) -> None:
         if options.output == "-" or (Path(options.output).exists() and not Path(options.output).is_file()):
             write_run(stage(rankings), options.output, tag)
         else:
-            write_resumably(rankings, stage, options.output, tag, _settings(options, reranker, source, tag),
-                            window_topics(options.depth), options.resume, expect)
+            write_resumably(
+                rankings,
+                stage,
+                options.output,
+                tag,
+                _settings(options, reranker, source, tag),
+                window,
+                options.resume,
+                expect,
+            )
     missing.report()
 
 
@@ -142,12 +191,17 @@ class Missing:
     def report(self) -> None:
         """How many were missing, if any."""
         if self.topics or self.passages:
-            _log.info("skipped %d topics and %d candidates that have no text; they keep their old order, below what was scored",
-                      self.topics, self.passages)
+            kept = "they keep their old order, below what was scored"
+            _log.info(
+                "skipped %d topics and %d candidates without text; %s", self.topics, self.passages, kept
+            )
 
 
 def _pairs(source: str, depth: int, skipped_topics: int) -> int | None:
-    """Pairs that will be scored, None where the run comes through a pipe. Reading is quick next to scoring."""
+    """Pairs that will be scored, None where the run comes through a pipe.
+
+    Reading is quick next to scoring.
+    """
     from qpeft_rerank.files import is_regular_file
     from qpeft_rerank.trec import read_run
 
@@ -157,19 +211,47 @@ def _pairs(source: str, depth: int, skipped_topics: int) -> int | None:
 
 
 def _settings(options: RerankOptions, reranker: Reranker, source: str, tag: str) -> dict[str, Any]:
-    """All that the scores depend on, for the record beside the run, and so that a run is resumed under the same ones only."""
+    """All that the scores depend on: for the record beside the run, and as a condition of resuming it."""
     base = reranker.scorer.base
     return {
-        "run": source, "topics": options.topics, "collection": options.collection, "split": options.split,
-        "index": options.index, "corpus": options.corpus, "ir_dataset": options.ir_dataset,
-        "adapter": options.adapter, "model": base.name, "revision": base.revision, "lora": base.lora,
-        "dtype": str(base.dtype).removeprefix("torch."), "device": base.device.type, "quantize": options.quantize,
+        "run": source,
+        "topics": options.topics,
+        "collection": options.collection,
+        "split": options.split,
+        "index": options.index,
+        "corpus": options.corpus,
+        "ir_dataset": options.ir_dataset,
+        "adapter": options.adapter,
+        "adapter_sha256": _weights_sha256(options),
+        "model": base.name,
+        "revision": base.revision,
+        "lora": base.lora,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "device": base.device.type,
+        "quantize": options.quantize,
         "settings": reranker.scorer.config.to_dict(),
-        "depth": options.depth, "missing": options.missing, "runtag": tag,
-        "batch_tokens": options.batch_tokens, "batch_size": options.batch_size,
+        "depth": options.depth,
+        "missing": options.missing,
+        "runtag": tag,
+        "batch_tokens": options.batch_tokens,
+        "batch_size": options.batch_size,
     }
 
 
-VERB = Verb(__doc__, "  qpeft rerank run.bm25.txt -c squad.toml --adapter adapter --output run.qpeft-a.txt\n"
-                     "  qpeft bm25 -c squad.toml | qpeft rerank -c squad.toml --model demo --method hard-prompt > run.txt",
-            RerankOptions, run)
+def _weights_sha256(options: RerankOptions) -> str | None:
+    """An adapter trained anew under the same name is another one."""
+    from qpeft_rerank.models.adapter import WEIGHTS_FILE, fetch_folder
+
+    if options.adapter is None:
+        return None
+    with (fetch_folder(options.adapter, options.revision) / WEIGHTS_FILE).open("rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()
+
+
+VERB = Verb(
+    __doc__,
+    "  qpeft rerank run.bm25.txt -c squad.toml --adapter adapter --output run.qpeft-a.txt\n"
+    "  qpeft bm25 -c squad.toml | qpeft rerank -c squad.toml --model demo --method hard-prompt > run.txt",
+    RerankOptions,
+    run,
+)

@@ -1,8 +1,9 @@
-"""Train an adapter: relevant passages come from the qrels, hard negatives from the first candidates of the run.
+"""Train an adapter: relevant passages come from the qrels, hard negatives from the run's first candidates.
 
-The base model stays as it is. With a development run, the best epoch is chosen by its loss or by a measure, and training stops
-early. The output is an adapter folder for `qpeft rerank --adapter`, with the record and the curves of the training.
-With -c, topics and qrels are those of the split train, and for development those of the split dev.
+The base model stays as it is. With a development run, the best epoch is chosen by its loss or by a measure,
+and training stops early. The output is an adapter folder for `qpeft rerank --adapter`, with the record and
+the curves of the training. With -c, topics and qrels are those of the split train, and for development those
+of the split dev.
 """
 
 from __future__ import annotations
@@ -12,8 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qpeft_rerank.cli.options import (CollectionOptions, InputRunOptions, ModelOptions, PassageOptions, QrelsOptions,
-                                      TopicsOptions, Verb, configuration, option)
+from qpeft_rerank.cli.options import Verb, configuration, option
+from qpeft_rerank.cli.shared_options import (
+    CollectionOptions,
+    InputRunOptions,
+    ModelOptions,
+    PassageOptions,
+    QrelsOptions,
+    TopicsOptions,
+)
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.training.config import TrainingConfig
@@ -30,17 +38,25 @@ class DevelopmentOptions(CollectionOptions):
 
     title: ClassVar[str] = "development"
 
-    dev_run: str | None = option(None, "run of the development topics; without it all epochs are trained and the last is kept",
-                                 metavar="RUN")
-    dev_topics_file: str | None = option(None, "topics of the development run (default: the collection's, else --topics)",
-                                         metavar="TOPICS")
-    dev_qrels: str | None = option(None, "qrels of the development run (default: the collection's, else --qrels)")
+    dev_run: str | None = option(
+        None,
+        "run of the development topics; without it all epochs are trained and the last is kept",
+        metavar="RUN",
+    )
+    dev_topics_file: str | None = option(
+        None, "topics of the development run (default: the collection's, else --topics)", metavar="TOPICS"
+    )
+    dev_qrels: str | None = option(
+        None, "qrels of the development run (default: the collection's, else --qrels)"
+    )
     dev_split: str = option("dev", "split of the collection for development")
     depth: int = option(100, "passages of each development topic that are reranked", least=1)
 
 
 @dataclass(kw_only=True)
-class TrainOptions(InputRunOptions, ModelOptions, DevelopmentOptions, PassageOptions, QrelsOptions, TopicsOptions):
+class TrainOptions(
+    InputRunOptions, ModelOptions, DevelopmentOptions, PassageOptions, QrelsOptions, TopicsOptions
+):
     """Flags of `qpeft train`."""
 
     default_split: ClassVar[str] = "train"
@@ -62,8 +78,11 @@ class TrainOptions(InputRunOptions, ModelOptions, DevelopmentOptions, PassageOpt
         collection = self.load()
         topics = self.dev_topics_file or (collection.topics_of(self.dev_split) if collection else None)
         qrels = self.dev_qrels or (collection.qrels_of(self.dev_split) if collection else None)
-        return Judged(read_run(self.dev_run), read_topics(topics) if topics else data.topics,
-                      read_qrels(qrels) if qrels else data.qrels)
+        return Judged(
+            read_run(self.dev_run),
+            read_topics(topics) if topics else data.topics,
+            read_qrels(qrels) if qrels else data.qrels,
+        )
 
 
 def run(options: TrainOptions) -> None:
@@ -88,10 +107,25 @@ def run(options: TrainOptions) -> None:
     passages = options.open_passages()
     base = load_base(options.model, **options.base_options())
     with progress_bar("train", " steps") as bar:
-        record = train(base, options.settings, options.training, data, passages, options.output, dev, options.resume,
-                       options.depth, _listener(bar))
-    _log.info("%s: %s with %s trained parameters, epoch %s", options.output, options.settings.method,
-              f"{record['trained_parameters']:,}", record["best_epoch"])
+        record = train(
+            base,
+            options.settings,
+            options.training,
+            data,
+            passages,
+            options.output,
+            dev,
+            options.resume,
+            options.depth,
+            _listener(bar),
+        )
+    _log.info(
+        "%s: %s with %s trained parameters, epoch %s",
+        options.output,
+        options.settings.method,
+        f"{record['trained_parameters']:,}",
+        record["best_epoch"],
+    )
 
 
 def _listener(bar: Any) -> Listener:
@@ -107,12 +141,21 @@ def _listener(bar: Any) -> Listener:
         _log.info("going on after step %d", step)
 
     def on_epoch(facts: Mapping[str, Any]) -> None:
-        figures = {"loss": facts.get("train_loss"), "development loss": facts.get("dev_loss"), **facts.get("dev", {})}
+        figures = {
+            "loss": facts.get("train_loss"),
+            "development loss": facts.get("dev_loss"),
+            **facts.get("dev", {}),
+        }
         text = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
         _log.info("epoch %d: %s%s", facts["epoch"], text, " (best so far)" if facts.get("best") else "")
 
     return Listener(on_step, on_epoch, on_resume)
 
 
-VERB = Verb(__doc__, "  qpeft train run.bm25.train.txt -c squad.toml --dev-run run.bm25.dev.txt --model demo --method qpeft-a \\\n"
-                     "      --output adapter", TrainOptions, run)
+VERB = Verb(
+    __doc__,
+    "  qpeft train run.bm25.train.txt -c squad.toml --dev-run run.bm25.dev.txt --model demo \\\n"
+    "      --method qpeft-a --output adapter",
+    TrainOptions,
+    run,
+)

@@ -19,6 +19,7 @@ from qpeft_rerank.models.selection import (
     nearest_per_token,
     nearest_vocabulary,
     similarity,
+    without_rounding_noise,
 )
 
 
@@ -65,7 +66,9 @@ class HintTable(nn.Module):
         super().__init__()
         # In a tuple, so that the base model's table is no parameter of this module and is not saved with it.
         self._base = (base,)
-        self.embedding = nn.Parameter(base.weight.detach().float().clone()) if trained else None
+        # Looked up rather than copied: some models (Gemma 3) scale what they look up.
+        every = torch.arange(base.num_embeddings, device=base.weight.device)
+        self.embedding = nn.Parameter(base(every).detach().float().clone()) if trained else None
 
     @property
     def weight(self) -> Tensor:
@@ -129,11 +132,13 @@ class SelectedHints(HintBlock):
     def pick(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Ids of the hints and their mask, [B, H] each (see `selection`)."""
         config, query = self.config, self.table(pairs.query_ids)
+        candidates = self.base_vectors(pairs.passage_ids) if config.method == "qpeft-r" else self.table.weight
+        scores = similarity(query, candidates, config.similarity)
+        if config.similarity == "cosine":
+            scores = without_rounding_noise(scores)
         if config.method == "qpeft-r":
-            scores = similarity(query, self.base_vectors(pairs.passage_ids), config.similarity)
             return nearest_passage_tokens(scores, pairs.query_mask, pairs.passage_ids, pairs.candidate, config.k,
                                           "duplicates" in config.filters)
-        scores = similarity(query, self.table.weight, config.similarity)
         if config.method == "vocab":
             scores = scores.masked_fill(~self.vocabulary, -torch.inf)
             return nearest_vocabulary(scores, pairs.query_ids, pairs.query_mask, config.k, "query" in config.filters)
@@ -151,14 +156,21 @@ class AttendedHints(HintBlock):
         self.attention = nn.MultiheadAttention(size, config.heads, dropout=config.attention_dropout, batch_first=True)
 
     def make(self, pairs: Pairs) -> Hints:
-        passage = self.base_vectors(pairs.passage_ids)
-        # A passage with no token to attend to gives no hints; attention over nothing would be NaN, so one pad is shown.
-        nothing = ~pairs.candidate.any(dim=1)
-        hidden = ~pairs.candidate
-        hidden[:, 0] &= ~nothing
-        vectors, _ = self.attention(self.table(pairs.query_ids), passage, passage, key_padding_mask=hidden, need_weights=False)
-        mask = pairs.query_mask & ~nothing[:, None]
+        vectors, _ = self._attend(pairs, need_weights=False)
+        mask = pairs.query_mask & pairs.candidate.any(dim=1, keepdim=True)
         return Hints(vectors, mask, torch.full_like(pairs.query_ids, -1))
+
+    def most_attended(self, pairs: Pairs) -> Tensor:
+        """For each query token the id of the passage token with the largest weight (mean over heads), [B, Q]."""
+        _, weights = self._attend(pairs, need_weights=True)
+        return pairs.passage_ids.gather(1, weights.argmax(dim=2))
+
+    def _attend(self, pairs: Pairs, need_weights: bool) -> tuple[Tensor, Tensor | None]:
+        passage = self.base_vectors(pairs.passage_ids)
+        # Attention over nothing would be NaN: a passage with no token to attend to shows a pad, and its hints are masked.
+        hidden = ~pairs.candidate
+        hidden[:, 0] &= pairs.candidate.any(dim=1)
+        return self.attention(self.table(pairs.query_ids), passage, passage, key_padding_mask=hidden, need_weights=need_weights)
 
 
 def make_hint_block(config: AdapterConfig, base: nn.Embedding, encoder: PairEncoder) -> HintBlock | None:

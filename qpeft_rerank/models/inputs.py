@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -157,7 +157,7 @@ class PairEncoder:
     def _tokenize_queries(self, texts: list[str]) -> list[list[int]]:
         new = [t for t in dict.fromkeys(texts) if t not in self._queries]
         if new:
-            ids = self.tokenizer(new, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            ids = self.tokenizer(_encodable(new), add_special_tokens=False, split_special_tokens=True)["input_ids"]
             self._queries.update(zip(new, ids, strict=True))
         result = [self._queries[t] for t in texts]
         _forget(self._queries, self.remember)
@@ -168,7 +168,7 @@ class PairEncoder:
         if new:
             # A document may be megabytes long: cut its characters generously first, then its tokens exactly.
             length = self.config.passage_tokens
-            heads = [text[:length * MOST_CHARACTERS_PER_TOKEN] for text in new]
+            heads = _encodable(text[:length * MOST_CHARACTERS_PER_TOKEN] for text in new)
             encoded = self.tokenizer(heads, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
             for text, ids, offsets in zip(new, encoded["input_ids"], encoded["offset_mapping"], strict=True):
                 self._passages[text] = describe_tokens(text, ids[:length], offsets[:length])
@@ -206,6 +206,11 @@ def describe_tokens(text: str, ids: list[int], offsets: list[tuple[int, int]]) -
         stopword.append(first < end and bool(stop_characters[first]))
         non_alphabetic.append(not any(c.isalpha() for c in characters))
     return TokenizedPassage(ids, stopword, non_alphabetic)
+
+
+def _encodable(texts: Iterable[str]) -> list[str]:
+    """Halves of surrogate pairs, which JSON may hold and no tokenizer takes, become question marks."""
+    return [text.encode(errors="replace").decode() for text in texts]
 
 
 def _forget(cache: OrderedDict, size: int) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qpeft_rerank.errors import PairError
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.hints import Hints, Pairs, SoftPrompt, make_hint_block
@@ -176,7 +177,7 @@ class QueryLikelihood(nn.Module):
         vectors, visible, last = self._sequence(batch)
         context: dict[str, Any] = {"attention_mask": visible if self.published else None, "use_cache": False}
         if batch.prefix_ids is not None:
-            context = self._prefix(batch, vectors.shape[1])
+            context = self._prefix(batch, visible)
         logits = self._run(last, inputs_embeds=vectors, **context).logits[0].float()
         labels = batch.ids[batch.scored_row, batch.scored_column]
         return -F.cross_entropy(logits, labels.to(logits.device), reduction="none").to(labels.device)
@@ -192,16 +193,16 @@ class QueryLikelihood(nn.Module):
         passages = [Passage("1", "", "one short text"), Passage("2", "", "another text that is a little longer than that")]
         pairs = [(query, passage) for passage in passages for query in ("which text", "is it longer or not")]
         training = self.training
-        with torch.inference_mode():
-            self.eval()
-            inputs = self.encoder.encode(pairs)
-            plain = self(collate(inputs).to(self.base.device))
-            try:
+        self.eval()
+        try:
+            with torch.inference_mode():
+                inputs = self.encoder.encode(pairs)
+                plain = self(collate(inputs).to(self.base.device))
                 shared = self(collate(inputs, share=True).to(self.base.device))
-            except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError):
-                return False  # a model without such a cache
-            finally:
-                self.train(training)
+        except (PairError, AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError):
+            return False  # a model without such a cache, or too short for the trial
+        finally:
+            self.train(training)
         tolerance = 1e-4 if self.base.dtype == torch.float32 else 5e-2
         return bool(torch.allclose(plain, shared, atol=tolerance, rtol=tolerance))
 
@@ -214,8 +215,8 @@ class QueryLikelihood(nn.Module):
         finally:
             head.rows = None
 
-    def _prefix(self, batch: Batch, width: int) -> dict[str, Any]:
-        """Run each shared prefix once; what the model needs to go on from its keys and values, for every pair."""
+    def _prefix(self, batch: Batch, visible: Tensor) -> dict[str, Any]:
+        """Run each shared prefix once; what the model needs to go on from its keys and values to what is ``visible`` [B, T']."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.prompt is not None):
             vectors = self._with_prompt(self.base.embeddings(batch.prefix_ids))
             one = torch.zeros(1, dtype=torch.long, device=vectors.device)  # no logit is needed, one is the least
@@ -223,10 +224,11 @@ class QueryLikelihood(nn.Module):
         cache.batch_select_indices(batch.prefix_of)
         length = batch.prefix_length[batch.prefix_of][:, None]
         there = torch.arange(batch.prefix_ids.shape[1], device=length.device) < length
-        mask = torch.cat([there, there.new_ones(len(there), width)], dim=1)
+        mask = torch.cat([there, visible], dim=1)
         context = {"past_key_values": cache, "attention_mask": mask, "use_cache": True}
         if "position_ids" in inspect.signature(self.model.forward).parameters:  # else it counts by the mask
-            context["position_ids"] = length + torch.arange(width, device=length.device)
+            # Pads stay at the last real position: further on the model may have none.
+            context["position_ids"] = mask.cumsum(dim=1)[:, there.shape[1]:] - 1
         return context
 
     def _with_prompt(self, vectors: Tensor) -> Tensor:

@@ -13,12 +13,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+_COSINE_STEPS = 2.0**16  # far finer than cosines differ, far coarser than fp32 rounds
+
+
 def similarity(query: Tensor, candidates: Tensor, kind: str) -> Tensor:
     """Dot product or cosine of every query vector [B, Q, D] with every candidate [B, P, D] or [V, D] -> [B, Q, P or V]."""
     query, candidates = query.float(), candidates.float()
     if kind == "cosine":
         query, candidates = F.normalize(query, dim=-1), F.normalize(candidates, dim=-1)
     return query @ candidates.transpose(-1, -2)
+
+
+def without_rounding_noise(cosines: Tensor) -> Tensor:
+    """Cosines to 5 digits: all query tokens that a passage repeats have cosine 1, and must tie in fp32 too. [...] -> [...]"""
+    return (cosines * _COSINE_STEPS).round() / _COSINE_STEPS
 
 
 def nearest_passage_tokens(scores: Tensor, query_mask: Tensor, passage_ids: Tensor, candidate: Tensor, k: int,
@@ -59,8 +67,8 @@ def nearest_vocabulary(scores: Tensor, query_ids: Tensor, query_mask: Tensor, k:
     best = scores.masked_fill(~query_mask[:, :, None], -torch.inf).amax(dim=1)  # [B, V]
     if without_query:
         best = best.scatter(1, torch.where(query_mask, query_ids, query_ids[:, :1]), -torch.inf)
-    top, ids = best.topk(min(k, best.shape[1]), dim=1)
-    return _padded(ids, top > -torch.inf, k)
+    ids = _largest(best, k)
+    return _padded(ids, best.gather(1, ids) > -torch.inf, k)
 
 
 def nearest_per_token(scores: Tensor, query_ids: Tensor, query_mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -72,8 +80,13 @@ def nearest_per_token(scores: Tensor, query_ids: Tensor, query_mask: Tensor, k: 
     Returns:
         ids and mask [B, k * Q].
     """
-    ids = scores.scatter(2, query_ids[:, :, None], -torch.inf).topk(k, dim=2).indices.transpose(1, 2).flatten(1)
+    ids = _largest(scores.scatter(2, query_ids[:, :, None], -torch.inf), k).transpose(1, 2).flatten(1)
     return ids, query_mask.repeat(1, k)
+
+
+def _largest(scores: Tensor, k: int) -> Tensor:
+    """Places of the k largest scores of the last dimension; `topk` would leave the order of equal ones to chance."""
+    return scores.argsort(dim=-1, descending=True, stable=True)[..., :k]
 
 
 def _first_of_its_kind(ids: Tensor) -> Tensor:

@@ -27,22 +27,34 @@ def outcome(capsys, action, **settings):
 def raising(error):
     def action():
         raise error
+
     return action
 
 
-@pytest.mark.parametrize("error, code, line", [
-    (QpeftError("no such thing"), 2, "qpeft test: error: no such thing\n"),
-    (FormatError("a.run", 7, "five columns"), 2, "qpeft test: error: a.run:7: five columns\n"),
-    (QpeftError("two\nlines"), 2, "qpeft test: error: two lines\n"),
-    (OSError(errno.ENOSPC, "No space left on device"), 2, "qpeft test: error: No space left on device\n"),
-    (PermissionError(errno.EACCES, "Permission denied", "out.txt"), 2, "qpeft test: error: out.txt: Permission denied\n"),
-    (OSError("cannot be read"), 2, "qpeft test: error: cannot be read\n"),
-    (MemoryError(), 2, "qpeft test: error: out of memory\n"),
-    (KeyboardInterrupt(), 130, "qpeft test: interrupted\n"),
-    (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
-    (KeyError("x"), 1, "qpeft test: internal error: KeyError: 'x' (run again with --debug for the traceback)\n"),
-    (SystemExit(0), 0, ""),
-])
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (QpeftError("no such thing"), 2, "qpeft test: error: no such thing\n"),
+        (FormatError("a.run", 7, "five columns"), 2, "qpeft test: error: a.run:7: five columns\n"),
+        (QpeftError("two\nlines"), 2, "qpeft test: error: two lines\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "qpeft test: error: No space left on device\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "out.txt"),
+            2,
+            "qpeft test: error: out.txt: Permission denied\n",
+        ),
+        (OSError("cannot be read"), 2, "qpeft test: error: cannot be read\n"),
+        (MemoryError(), 2, "qpeft test: error: out of memory\n"),
+        (KeyboardInterrupt(), 130, "qpeft test: interrupted\n"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
+        (
+            KeyError("x"),
+            1,
+            "qpeft test: internal error: KeyError: 'x' (run again with --debug for the traceback)\n",
+        ),
+        (SystemExit(0), 0, ""),
+    ],
+)
 def test_an_error_is_one_line_and_a_code(capsys, error, code, line):
     assert outcome(capsys, raising(error)) == (code, line)
 
@@ -55,16 +67,20 @@ def test_debug_shows_the_traceback_too(capsys):
 
 def test_log_lines_of_libraries_are_hidden_unless_asked_for(capsys):
     def action():
-        logging.getLogger("transformers").warning("chatter")
+        logging.getLogger("a_library").warning("chatter")
 
     assert outcome(capsys, action) == (0, "")
     code, err = outcome(capsys, action, verbose=True)
     assert (code, err) == (0, "chatter\n")
 
 
-def test_notes_of_the_library_itself_are_shown(capsys):
-    code, err = outcome(capsys, lambda: logging.getLogger("qpeft_rerank.rerank").warning("3 passages are missing"))
-    assert (code, err) == (0, "qpeft test: 3 passages are missing\n")
+def test_warnings_of_our_own_and_what_a_verb_says_are_shown(capsys):
+    def action():
+        logging.getLogger("qpeft_rerank.bm25").warning("3 passages have no text")
+        logging.getLogger("qpeft_rerank.bm25").info("reading")
+        logging.getLogger("qpeft_rerank.cli.index").info("8 passages")
+
+    assert outcome(capsys, action) == (0, "qpeft test: 3 passages have no text\nqpeft test: 8 passages\n")
 
 
 def test_what_the_frame_sets_is_set_back(capsys):
@@ -87,8 +103,13 @@ sys.exit(guarded(action, "qpeft test"))
 
 
 def start(body, **settings):
-    return subprocess.Popen([sys.executable, "-c", PROGRAM.format(body=body)], stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "PYTHONPATH": str(HERE)}, **settings)
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(body=body)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        **settings,
+    )
 
 
 def test_a_reader_that_goes_away_is_met_with_silence():
@@ -126,18 +147,21 @@ def test_a_full_disk_under_stdout_is_one_line(body):
     assert program.wait() == 2
 
 
-@pytest.mark.parametrize("number, code, line", [
-    (signal.SIGINT, 130, "qpeft test: interrupted\n"),
-    (signal.SIGTERM, 143, "qpeft test: terminated\n"),
-    (signal.SIGHUP, 129, "qpeft test: terminated\n"),
-])
+@pytest.mark.parametrize(
+    "number, code, line",
+    [
+        (signal.SIGINT, 130, "qpeft test: interrupted\n"),
+        (signal.SIGTERM, 143, "qpeft test: terminated\n"),
+        (signal.SIGHUP, 129, "qpeft test: terminated\n"),
+    ],
+)
 def test_signals_end_the_program_cleanly(tmp_path, number, code, line):
     body = f"""
     try:
         print("ready", flush=True)
         time.sleep(60)
     finally:
-        open({str(tmp_path / 'cleaned')!r}, "w").close()"""
+        open({str(tmp_path / "cleaned")!r}, "w").close()"""
     program = start(body.strip(), stdout=subprocess.PIPE)
     assert program.stdout.readline() == "ready\n"
     time.sleep(0.05)
@@ -153,8 +177,25 @@ def test_warnings_are_hidden():
     assert program.wait() == 0
 
 
+def test_a_closed_stdout_is_one_line():
+    script = PROGRAM.format(body="sys.stdout.write('the run')")
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, script],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("qpeft test: error: standard output is closed\n", 2)
+
+
 def test_a_closed_stderr_does_not_send_messages_into_the_run(tmp_path):
     script = PROGRAM.format(body="print('the run'); raise ValueError('wrong')")
-    done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, script], stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, "PYTHONPATH": str(HERE)}, check=False)
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        check=False,
+    )
     assert (done.stdout, done.returncode) == ("the run\n", 1)

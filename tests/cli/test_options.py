@@ -17,7 +17,9 @@ class Method:
     """A configuration of the library."""
 
     k: int = field(default=15, metadata={"help": "hints"})
-    filters: tuple[str, ...] = field(default=("a", "b"), metadata={"help": "filters", "choices": ("a", "b", "c")})
+    filters: tuple[str, ...] = field(
+        default=("a", "b"), metadata={"help": "filters", "choices": ("a", "b", "c")}
+    )
 
     def __post_init__(self):
         if self.k == 13:
@@ -57,7 +59,9 @@ def test_without_flags_every_field_has_its_default():
 
 
 def test_flags_have_hyphens_and_the_types_of_their_fields():
-    found = parse("--learning-rate", "1e-3", "--depth", "5", "--rm3", "--no-sort", "--k", "3", "--filters", "a, c")
+    found = parse(
+        "--learning-rate", "1e-3", "--depth", "5", "--rm3", "--no-sort", "--k", "3", "--filters", "a, c"
+    )
     assert (found.learning_rate, found.depth, found.rm3, found.sort) == (1e-3, 5, True, False)
     assert found.method == Method(k=3, filters=("a", "c"))
 
@@ -68,19 +72,22 @@ def test_flags_repeat_and_mix_with_positional_arguments():
     assert found.measure == ["nDCG@10", "AP"]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("--depth", "0"), "argument --depth: 0 is below 1"),
-    (("--depth", "-1"), "argument --depth: -1 is below 1"),
-    (("--depth", "many"), "argument --depth: 'many' is not a whole number"),
-    (("--depth", "1.5"), "argument --depth: '1.5' is not a whole number"),
-    (("--b", "nan"), "argument --b: 'nan' is not a finite number"),
-    (("--b", "1.1"), "argument --b: 1.1 is above 1"),
-    (("--learning-rate", "0"), "argument --learning-rate: 0 is not above 0"),
-    (("--format", "xml"), "argument --format: 'xml' is not one of text, json"),
-    (("--filters", "a,x"), "argument --filters: 'x' is not one of a, b, c"),
-    (("--format", ""), "argument --format: the value is empty"),
-    (("--dept", "3"), "unrecognized arguments: --dept"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--depth", "0"), "argument --depth: 0 is below 1"),
+        (("--depth", "-1"), "argument --depth: -1 is below 1"),
+        (("--depth", "many"), "argument --depth: 'many' is not a whole number"),
+        (("--depth", "1.5"), "argument --depth: '1.5' is not a whole number"),
+        (("--b", "nan"), "argument --b: 'nan' is not a finite number"),
+        (("--b", "1.1"), "argument --b: 1.1 is above 1"),
+        (("--learning-rate", "0"), "argument --learning-rate: 0 is not above 0"),
+        (("--format", "xml"), "argument --format: 'xml' is not one of text, json"),
+        (("--filters", "a,x"), "argument --filters: 'x' is not one of a, b, c"),
+        (("--format", ""), "argument --format: the value is empty"),
+        (("--dept", "3"), "unrecognized arguments: --dept"),
+    ],
+)
 def test_what_is_wrong_is_said_with_flag_and_value(arguments, message):
     with pytest.raises(UsageError, match=message):
         parse(*arguments)

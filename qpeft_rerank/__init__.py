@@ -1,0 +1,45 @@
+"""Query-dependent reranking of TREC runs with frozen language models (Q-PEFT, arXiv 2404.04522).
+
+The functions and classes below are all that most programs need; importing this package loads neither torch nor Java.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from qpeft_rerank.version import __version__
+
+if TYPE_CHECKING:
+    from qpeft_rerank.bm25 import build_index, search
+    from qpeft_rerank.compare import compare
+    from qpeft_rerank.errors import QpeftError
+    from qpeft_rerank.evaluate import evaluate
+    from qpeft_rerank.models.adapter import load_adapter, push_adapter, save_adapter
+    from qpeft_rerank.models.base import load_base
+    from qpeft_rerank.models.config import AdapterConfig
+    from qpeft_rerank.passages import Passage, open_passages
+    from qpeft_rerank.rerank import rerank
+    from qpeft_rerank.reranker import Reranker
+    from qpeft_rerank.topics import read_topics
+    from qpeft_rerank.training.config import TrainingConfig
+    from qpeft_rerank.training.loop import Judged, train
+    from qpeft_rerank.trec import Ranking, ScoredDoc, read_qrels, read_run, write_run
+
+_HOME = {
+    "build_index": "bm25", "search": "bm25", "compare": "compare", "QpeftError": "errors", "evaluate": "evaluate",
+    "load_adapter": "models.adapter", "push_adapter": "models.adapter", "save_adapter": "models.adapter",
+    "load_base": "models.base", "AdapterConfig": "models.config", "Passage": "passages", "open_passages": "passages",
+    "rerank": "rerank", "Reranker": "reranker", "read_topics": "topics", "TrainingConfig": "training.config",
+    "Judged": "training.loop", "train": "training.loop", "Ranking": "trec", "ScoredDoc": "trec", "read_qrels": "trec",
+    "read_run": "trec", "write_run": "trec",
+}
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,47 @@
+"""Why a pair has its score: the likelihood of each query token, and what the hints stand for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from qpeft_rerank.models.hints import AttendedHints
+from qpeft_rerank.models.likelihood import QueryLikelihood, collate
+from qpeft_rerank.passages import Passage
+
+
+class Explanation(NamedTuple):
+    """Attributes:
+    score: mean of the tokens' log-likelihoods.
+    tokens: each scored token of the query (and the end) with its log-likelihood, in nats.
+    hints: the hint tokens, best first; for Q-PEFT-A, per query token the passage token that it attends to most.
+    """
+
+    score: float
+    tokens: list[tuple[str, float]]
+    hints: list[str]
+
+
+def explain(scorer: QueryLikelihood, query: str, passage: Passage) -> Explanation:
+    """Explain one pair. The score is the one that `Reranker.score` gives."""
+    encoder = scorer.encoder
+    pair = encoder.encode([(query, passage)])[0]
+    batch = collate([pair], encoder.pad).to(scorer.base.device)
+    with torch.inference_mode():
+        values = scorer.token_log_likelihoods(batch).tolist()
+        ids = _hint_ids(scorer, batch.pairs)
+    decode = encoder.tokenizer.decode
+    scored = pair.after[len(pair.after) - pair.scored:]
+    tokens = [(decode([i]).strip() or repr(decode([i])), value) for i, value in zip(scored, values, strict=True)]
+    return Explanation(sum(values) / len(values), tokens, [decode([i]).strip() for i in ids])
+
+
+def _hint_ids(scorer: QueryLikelihood, pairs: object) -> list[int]:
+    block = scorer.hints
+    if block is None:
+        return []
+    if isinstance(block, AttendedHints):
+        return block.most_attended(pairs)[0].tolist()
+    ids, mask = block.pick(pairs)
+    return ids[0][mask[0]].tolist()

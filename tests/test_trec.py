@@ -1,0 +1,472 @@
+"""Runs and qrels are read strictly, topic by topic, and written so that every tool sees the order meant."""
+
+import gzip
+import io
+import os
+import random
+import subprocess
+import sys
+import threading
+import tracemalloc
+import types
+
+import numpy as np
+import pytest
+
+from qpeft_rerank import columns, trec
+from qpeft_rerank.errors import DependencyError, FormatError, InputError
+from qpeft_rerank.run_scores import shortest_digits, strictly_decreasing
+from qpeft_rerank.trec import (
+    Ranking,
+    ScoredDoc,
+    count_topics,
+    format_ranking,
+    load_run,
+    read_qrels,
+    read_run,
+    read_scores,
+    write_qrels,
+    write_run,
+)
+
+RUN = """\
+007 Q0 d1 1 3.5 tag
+007 Q0 d2 2 -1e-3 tag
+q2 Q0 ü’ 1 7 tag
+"""
+RANKINGS = [
+    Ranking("007", [ScoredDoc("d1", 3.5), ScoredDoc("d2", -0.001)]),
+    Ranking("q2", [ScoredDoc("ü’", 7.0)]),
+]
+
+
+def rankings_of(text):
+    return list(read_run(io.BytesIO(text.encode())))
+
+
+def docids_of(text):
+    return {qid: [doc.docid for doc in docs] for qid, docs in rankings_of(text)}
+
+
+def file_of(tmp_path, text, name="run.txt"):
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    return path
+
+
+# Reading runs
+
+
+def test_a_run_is_rankings_of_scored_docs():
+    assert rankings_of(RUN) == RANKINGS
+    assert isinstance(rankings_of(RUN)[0].docs[0], ScoredDoc)
+    assert isinstance(rankings_of(RUN)[0].docs[0].score, float)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        RUN.replace(" ", "\t"),
+        RUN.replace(" ", " \t  "),
+        RUN.replace("\n", "\r\n"),
+        RUN.replace("\n", "\n\n \r\n"),
+        "\n\n" + RUN,
+        "  " + RUN.replace("\n", "  \n"),
+        RUN.rstrip("\n"),
+        "\ufeff" + RUN,
+        RUN.replace(" 1 ", " 0 ").replace(" 2 ", " 1 "),
+        RUN.replace("Q0", "0").replace("tag", "Q0"),
+        "".join(RUN.splitlines(keepends=True)[n] for n in (1, 0, 2)),
+        "".join(RUN.splitlines(keepends=True)[n] for n in (0, 2, 1)),
+    ],
+)
+def test_every_layout_in_use_reads_alike(tmp_path, text):
+    for source in (file_of(tmp_path, text), str(file_of(tmp_path, text))):
+        assert list(read_run(source)) == RANKINGS
+        assert count_topics(source) == 2
+    (tmp_path / "run.gz").write_bytes(gzip.compress(text.encode()))
+    assert list(read_run(tmp_path / "run.gz")) == RANKINGS
+    assert {r.qid: r for r in RANKINGS} == load_run(tmp_path / "run.gz") == load_run(io.StringIO(text))
+    assert [(qid, dict(docs)) for qid, docs in RANKINGS] == list(read_scores(tmp_path / "run.txt"))
+
+
+def test_documents_are_sorted_by_float32_score_then_docid_downwards():
+    # 1.00000001 and 1 are one float32 number; U+FFFF comes after U+FFFE also as UTF-8, unlike as UTF-16.
+    text = "q Q0 b 1 1.00000001 t\nq Q0 c 2 1 t\nq Q0 \U0001f600 3 1 t\nq Q0 \uffee 4 1 t\nq Q0 a 9 2e0 t\n"
+    assert docids_of(text) == {"q": ["a", "\U0001f600", "\uffee", "c", "b"]}
+
+
+def test_ids_stay_strings_and_may_have_any_character_but_ascii_white_space():
+    text = "007 Q0 0x1 1 1 t\n7 Q0 a\u00a0b\u3000\x1f\x85 1 1 t\n"
+    assert docids_of(text) == {"007": ["0x1"], "7": ["a\u00a0b\u3000\x1f\x85"]}
+
+
+def test_lines_in_any_order_are_gathered_by_topic(tmp_path):
+    lines = [f"q{n % 7} Q0 d{n} 1 {-n} t\n" for n in range(500)]
+    random.Random(1).shuffle(lines)
+    text = "".join(lines)
+    qids = dict.fromkeys(line.split()[0] for line in lines)
+    expected = {qid: [f"d{n}" for n in range(500) if f"q{n % 7}" == qid] for qid in qids}
+    (tmp_path / "run.gz").write_bytes(gzip.compress(text.encode()))
+    for path in (file_of(tmp_path, text), file_of(tmp_path, text[:-1]), tmp_path / "run.gz"):
+        assert {qid: [doc.docid for doc in docs] for qid, docs in read_run(path)} == expected
+        assert [qid for qid, _ in read_scores(path)] == list(expected)
+        assert count_topics(path) == 7
+    loaded = load_run(io.StringIO(text))
+    assert {qid: [doc.docid for doc in loaded[qid].docs] for qid in loaded} == expected
+
+
+def test_a_topic_that_returns_in_a_stream_is_an_error_that_says_what_to_do():
+    rankings = read_run(io.StringIO("q1 Q0 a 1 1 t\nq2 Q0 a 1 1 t\nq1 Q0 b 1 1 t\n"))
+    assert [next(rankings).qid, next(rankings).qid] == ["q1", "q2"]
+    with pytest.raises(FormatError, match="<stream>:3: topic 'q1' returns .*sort the run by topic or pass"):
+        next(rankings)
+
+
+def test_streams_have_no_count_of_topics():
+    assert count_topics("-") is None and count_topics(io.StringIO(RUN)) is None
+
+
+MALFORMED = [
+    ("q Q0 d3 3 1\n", "expected 6 columns (qid Q0 docid rank score tag), found 5"),
+    ("q Q0 d3 3 1 t t\n", "found 7"),
+    ("q d3 1\n", "found 3"),
+    ("garbage\n", "found 1"),
+    ("q Q0 d3 3 1\nq q Q0 d4 4 1 t\n", "found 5"),
+    ("q Q0 d3 3 nan t\n", "the score 'nan' is not a finite float32 number"),
+    ("q Q0 d3 3 -inf t\n", "'-inf' is not a finite"),
+    ("q Q0 d3 3 1e39 t\n", "'1e39' is not a finite"),
+    ("q Q0 d3 3 1e999 t\n", "'1e999' is not a finite"),
+    ("q Q0 d3 3 high t\n", "the score 'high' is not a number"),
+    ("q Q0 d3 3 1_000 t\n", "'1_000' is not a number"),
+    ("q Q0 d3 3 1,5 t\n", "'1,5' is not a number"),
+    ("q Q0 d3 3 - t\n", "'-' is not a number"),
+    ("q Q0 d3 3 . t\n", "'.' is not a number"),
+    ("q Q0 d3 3 --1 t\n", "'--1' is not a number"),
+    ("q Q0 d3 3 1.2.3 t\n", "'1.2.3' is not a number"),
+    ("q Q0 d3 3 1-2 t\n", "'1-2' is not a number"),
+    ("q Q0 d3 3 ١ t\n", "'١' is not a number"),
+    ("q Q0 d1 3 1 t\n", "topic 'q' has document 'd1' twice"),
+    ("q Q0 d\0 3 1 t\n", "NUL"),
+]
+
+
+@pytest.mark.parametrize("wrong, message", MALFORMED)
+@pytest.mark.parametrize("good", ["q Q0 d1 1 2 t\nq Q0 d2 2 1 t\n", "\nq\tQ0  d1 1 2 t\r\n"])
+def test_a_malformed_line_is_an_error_with_file_and_line(tmp_path, good, wrong, message):
+    path = file_of(tmp_path, good + wrong + "q Q0 d9 9 1 t\n")
+    for read in (read_run, load_run, read_scores):
+        with pytest.raises(FormatError) as caught:
+            list(read(path))
+        assert str(caught.value).startswith(f"{path}:3: ") and message in str(caught.value)
+
+
+def test_errors_have_the_right_line_in_large_files_and_scattered_topics(tmp_path):
+    lines = [f"q{n // 100} Q0 d{n} 1 -{n} t\n" for n in range(20_000)]
+    for order in (lines, lines[::2] + lines[1::2]):
+        for at in (0, 1, 9_999, 19_999):
+            for wrong in ("q x\n", order[at].replace(" -", " x"), order[at][:-3] + "\xff\n"):
+                text = "".join([*order[:at], wrong, *order[at + 1 :]])
+                path = tmp_path / "run.txt"
+                path.write_bytes(text.encode("latin-1"))
+                with pytest.raises(FormatError) as caught:
+                    list(read_run(path))
+                assert caught.value.line == at + 1
+    repeated = [*lines[::2], lines[400], *lines[1::2]]
+    with pytest.raises(FormatError, match=":10001: topic 'q4' has document 'd400' twice"):
+        list(read_run(file_of(tmp_path, "".join(repeated))))
+
+
+def test_messages_name_stdin(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"q Q0 d 1 x t\n")))
+    with pytest.raises(FormatError, match="<stdin>:1: the score 'x'"):
+        list(read_run("-"))
+
+
+def test_a_run_that_cannot_be_read_is_one_clear_error(tmp_path):
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(RUN.encode() * 99)[:-9])
+    (tmp_path / "empty.gz").write_bytes(b"")
+    (tmp_path / "junk.bin").write_bytes(bytes(range(256)) * 99)
+    (tmp_path / "long.txt").write_bytes(b"x" * 3_000_000)
+    for name, message in [
+        ("none.txt", "run file not found: "),
+        (".", "is a folder, not a run file"),
+        ("cut.gz", "cut.gz: the gzip file is cut off"),
+        ("empty.gz", "empty.gz: is empty, not a gzip file"),
+        ("junk.bin", "junk.bin:1: a NUL byte"),
+        ("long.txt", "long.txt:1: a line of more than 1 MB"),
+    ]:
+        for read in (read_run, load_run, read_scores):
+            with pytest.raises(InputError, match=message):
+                list(read(tmp_path / name))
+
+
+def test_an_empty_run_has_no_rankings(tmp_path):
+    for content in (b"", b"\n \n", gzip.compress(b"")):
+        (tmp_path / "run.txt").write_bytes(content)
+        assert list(read_run(tmp_path / "run.txt")) == [] and load_run(tmp_path / "run.txt") == {}
+        assert count_topics(tmp_path / "run.txt") == 0
+
+
+def test_the_fast_way_and_the_line_by_line_way_agree(monkeypatch):
+    rng = random.Random(2)
+    forms = "{:.6f} {:.0f} {:e} {!r} {:.15f} {:.20f} {:.3g} {:+.2f} {:010.4f} 0{:.1f}".split()
+    lines, n = [], 0
+    for topic in range(60):
+        for _ in range(rng.choice([1, 2, 7, 150])):
+            n += 1
+            form = rng.choice(forms if topic % 2 else forms[:1])
+            score = form.format(rng.uniform(-50, 50) * 10 ** rng.randint(-6, 3)).replace("0-", "-0")
+            ids = f"{'q' * rng.randint(1, 9)}-{topic // 2} Q0 ü{n}" if topic % 2 else f"q{topic} Q0 d{n}"
+            lines.append(f"{ids} {n} {score} tag\n")
+    text = "".join(lines)
+    fast = load_run(io.StringIO(text))
+    monkeypatch.setattr(trec, "parse_block", lambda block: None)
+    assert load_run(io.StringIO(text)) == fast
+    for size in (100, 1000, 4096):  # blocks end anywhere
+        monkeypatch.undo()
+        monkeypatch.setattr(columns, "BUFFER", size)
+        assert load_run(io.StringIO(text)) == fast
+    scores = {line.split()[2]: float(line.split()[4]) for line in lines}
+    assert {doc.docid: doc.score for ranking in fast.values() for doc in ranking.docs} == scores
+
+
+def test_a_pipe_gives_each_topic_as_soon_as_it_is_complete():
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as source, os.fdopen(write_end, "wb", buffering=0) as target:
+        rankings = read_run(source)
+        target.write(b"q1 Q0 a 1 1 t\nq2 Q0 a 1 1 t\n")
+        result = []
+        thread = threading.Thread(target=lambda: result.append(next(rankings).qid), daemon=True)
+        thread.start()
+        thread.join(10)
+        assert result == ["q1"]
+        target.close()
+        assert [ranking.qid for ranking in rankings] == ["q2"]
+
+
+def test_two_runs_can_be_read_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(RUN.encode())))
+    assert list(zip(read_run("-"), read_run(file_of(tmp_path, RUN)))) == list(zip(RANKINGS, RANKINGS))
+
+
+def test_memory_does_not_grow_with_the_number_of_topics(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "BUFFER", 1 << 14)
+
+    def peak(topics):
+        path = tmp_path / "run.txt"
+        with open(path, "w") as out:
+            for topic in range(topics):
+                out.writelines(f"q{topic} Q0 d{n} {n} {-n} tag\n" for n in range(50))
+        tracemalloc.start()
+        assert sum(len(ranking.docs) for ranking in read_run(path)) == topics * 50
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(200)  # warms caches up
+    assert peak(1000) < 1.5 * peak(200)
+
+
+# Writing runs
+
+
+def test_a_written_run_has_six_columns_ranks_from_1_and_scores_that_decrease():
+    ranking = Ranking("007", [ScoredDoc("a", 2.5), ScoredDoc("b", 2.5), ScoredDoc("c", -1)])
+    lines = ["007 Q0 a 1 2.5 tag\n", "007 Q0 b 2 2.4999998 tag\n", "007 Q0 c 3 -1.0 tag\n"]
+    assert format_ranking(ranking, "tag") == "".join(lines)
+    assert format_ranking(Ranking("q", []), "tag") == ""
+
+
+def test_writing_never_reorders():
+    ranking = Ranking("q", [ScoredDoc("a", 1.0), ScoredDoc("b", 5.0), ScoredDoc("c", 0.5)])
+    assert docids_of(format_ranking(ranking, "tag")) == {"q": ["a", "b", "c"]}
+
+
+def test_a_written_run_is_read_again(tmp_path):
+    assert write_run(iter(RANKINGS), tmp_path / "run.txt", "tag") == 2
+    again = list(read_run(tmp_path / "run.txt"))
+    assert [(qid, [doc.docid for doc in docs]) for qid, docs in again] == [
+        ("007", ["d1", "d2"]),
+        ("q2", ["ü’"]),
+    ]
+    write_run(again, tmp_path / "again.txt", "tag")
+    assert (tmp_path / "again.txt").read_bytes() == (tmp_path / "run.txt").read_bytes()
+    write_run(RANKINGS, tmp_path / "run.gz", "tag")
+    assert gzip.decompress((tmp_path / "run.gz").read_bytes()) == (tmp_path / "run.txt").read_bytes()
+
+
+def test_an_error_half_way_leaves_no_file(tmp_path):
+    def rankings():
+        yield RANKINGS[0]
+        raise InputError("no more")
+
+    with pytest.raises(InputError):
+        write_run(rankings(), tmp_path / "run.txt", "tag")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "ranking, tag, message",
+    [
+        (Ranking("q 1", [ScoredDoc("d", 1.0)]), "tag", "a qid is empty or has white space"),
+        (Ranking("", [ScoredDoc("d", 1.0)]), "tag", "a qid is empty"),
+        (Ranking("q", [ScoredDoc("d\t1", 1.0)]), "tag", "a docid is empty or has white space"),
+        (Ranking("q", [ScoredDoc("d", 1.0), ScoredDoc("", 0.5)]), "tag", "a docid is empty or comes twice"),
+        (Ranking("q", [ScoredDoc("d", 1.0), ScoredDoc("d", 0.5)]), "tag", "a docid is empty or comes twice"),
+        (Ranking("q", [ScoredDoc("d", 1.0)]), "my tag", "a tag is empty or has white space"),
+        (Ranking("q", [ScoredDoc("d", float("nan"))]), "tag", "not a finite float32"),
+        (Ranking("q", [ScoredDoc("d", 1e39)]), "tag", "not a finite float32"),
+        (Ranking("q", [ScoredDoc("d", -3.4028234e38), ScoredDoc("e", -1.0)]), "tag", "cannot be told apart"),
+    ],
+)
+def test_what_no_reader_could_read_is_not_written(ranking, tag, message):
+    with pytest.raises(InputError, match=f"topic '{ranking.qid}': .*{message}"):
+        format_ranking(ranking, tag)
+
+
+def test_lowering_is_the_least_change():
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        values = [0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, 3.4e38, rng.normal()]
+        scores = rng.choice(values, size=rng.integers(1, 60))
+        expected = [np.float32(scores[0])]
+        for score in scores[1:].astype(np.float32):
+            expected.append(min(score, np.nextafter(expected[-1], np.float32(-np.inf))))
+        assert strictly_decreasing(scores).tolist() == [float(score) for score in expected]
+
+
+def test_digits_are_the_fewest_that_give_the_float32_again():
+    rng = np.random.default_rng(4)
+    values = np.concatenate(
+        [
+            rng.integers(0, 2**32, 20_000, dtype=np.uint64).astype(np.uint32).view(np.float32),
+            rng.normal(0, 20, 20_000).astype(np.float32),
+            np.round(rng.normal(0, 20, 5_000), 4).astype(np.float32),
+            np.array([0, -0.0, 1, 0.1, 1e-45, 3.4028235e38, 1e8, 16777216, 1e-13, 2.0**-126], np.float32),
+        ]
+    )
+    values = values[np.isfinite(values)]
+    texts = shortest_digits(values)
+    assert np.array_equal(np.array(texts, dtype=np.float64).astype(np.float32), values)
+    assert texts == [repr(float(str(value))) for value in values]
+
+
+# Qrels
+
+
+def test_qrels_are_grades_by_topic_and_document(tmp_path):
+    text = "007 0 d1 1\n007\t0\tü 0\r\n\nq2 Q0 d1 -2\n007 0 d2 3"
+    expected = {"007": {"d1": 1, "ü": 0, "d2": 3}, "q2": {"d1": -2}}
+    for content in (text.encode(), gzip.compress(text.encode()), b"\xef\xbb\xbf" + text.encode()):
+        (tmp_path / "qrels").write_bytes(content)
+        assert read_qrels(tmp_path / "qrels") == expected
+    assert read_qrels(io.StringIO(text)) == expected
+    write_qrels(expected, tmp_path / "again.txt")
+    assert read_qrels(tmp_path / "again.txt") == expected
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ("q 0 d1\n", "expected 4 columns (qid 0 docid grade), found 3"),
+        ("q 0 d2 1 1\n", "found 5"),
+        ("q 0 d2 1.0\n", "the grade '1.0' is not an integer"),
+        ("q 0 d2 1_0\n", "'1_0' is not an integer"),
+        ("q 0 d1 1\n", "document 'd1' is judged twice for topic 'q'"),
+    ],
+)
+def test_a_malformed_qrels_line_is_an_error_with_file_and_line(tmp_path, wrong, message):
+    path = file_of(tmp_path, "q 0 d1 1\nr 0 d1 1\n" + wrong, "qrels.txt")
+    with pytest.raises(FormatError) as caught:
+        read_qrels(path)
+    assert str(caught.value).startswith(f"{path}:3: ") and message in str(caught.value)
+
+
+def test_qrels_that_are_no_file_are_asked_of_pyserini_by_name(monkeypatch, tmp_path):
+    stub = types.ModuleType("qpeft_rerank.pyserini_names")
+    stub.qrels_by_name = lambda name: {name: {"d": 1}}
+    monkeypatch.setitem(sys.modules, "qpeft_rerank.pyserini_names", stub)
+    assert read_qrels("dl19-passage") == {"dl19-passage": {"d": 1}}
+    with pytest.raises(InputError, match="qrels file not found: .*none"):
+        read_qrels(tmp_path / "none")
+
+
+def test_qrels_ids_with_white_space_are_not_written():
+    with pytest.raises(InputError, match="'d 1'"):
+        write_qrels({"q": {"d 1": 1}}, io.StringIO())
+
+
+# The order that other tools see
+
+
+def awkward_rankings():
+    """Rankings that a careless writer would see reordered: docids go up where ties are broken downwards."""
+    rng = np.random.default_rng(5)
+    depth = 1000
+    shapes = {
+        "ordinary": np.sort(rng.normal(10, 5, depth))[::-1],
+        "negative": np.sort(-rng.exponential(3, depth))[::-1],
+        "all-ties": np.full(depth, 12.5),
+        "ties-at-zero": np.zeros(depth),
+        "blocks-of-ties": np.repeat(np.arange(10, 0, -1), depth // 10) - 5.0,
+        "collide-in-float32": 25 - np.arange(depth) * 1e-9,
+        "tiny-differences": -2 - np.arange(depth) * 1e-7,
+        "tiny-numbers": 1e-40 - np.arange(depth) * 1e-43,
+        "large-numbers": 1e30 - np.arange(depth) * 1e22,
+        "rising": np.arange(depth) * 0.5,
+        "bfloat16": -np.floor(np.linspace(2, 4, depth) * 64) / 64,
+        "single": np.array([-0.0]),
+    }
+    for name, scores in shapes.items():
+        docids = [f"d{n:04d}" for n in range(len(scores))]
+        if name == "ordinary":
+            docids = [f"ü{rng.integers(1e9)}-{docid}" for docid in docids]
+        yield Ranking(name, list(map(ScoredDoc, docids, scores.tolist())))
+
+
+def one_relevant_each(rankings):
+    """A topic for each rank looked at: its only relevant document is the one there, so RR tells its rank."""
+    for qid, docs in rankings:
+        for rank in {1, 2, 3, 10, 500, len(docs) - 1, len(docs)} & set(range(1, len(docs) + 1)):
+            yield f"{qid}/{rank}", docs[rank - 1].docid, rank, Ranking(f"{qid}/{rank}", docs)
+
+
+def test_pytrec_eval_sees_every_document_at_its_rank():
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    for ranking in awkward_rankings():
+        text = format_ranking(ranking, "tag")
+        run = pytrec_eval.parse_run(text.splitlines())
+        # Every document is graded by its rank: the gain is ideal only if all are in order.
+        grades = {doc.docid: len(ranking.docs) - n for n, doc in enumerate(ranking.docs)}
+        measures = pytrec_eval.RelevanceEvaluator({ranking.qid: grades}, {"ndcg"}).evaluate(run)
+        assert measures[ranking.qid]["ndcg"] == pytest.approx(1, abs=1e-12), ranking.qid
+        assert docids_of(text)[ranking.qid] == [doc.docid for doc in ranking.docs]
+
+
+@pytest.mark.java
+def test_the_trec_eval_that_pyserini_carries_sees_every_document_at_its_rank(tmp_path):
+    from qpeft_rerank.java import anserini_jar, java_executable
+
+    try:
+        command = [str(java_executable()), "-cp", str(anserini_jar()), "trec_eval"]
+    except DependencyError as error:
+        if os.environ.get("QPEFT_REQUIRE_JAVA"):
+            raise
+        pytest.skip(str(error))
+    looked_at = list(one_relevant_each(awkward_rankings()))
+    graded = [Ranking(f"{qid}/all", docs) for qid, docs in awkward_rankings()]
+    write_run([*(ranking for *_, ranking in looked_at), *graded], tmp_path / "run.txt", "tag")
+    qrels = {qid: {docid: 1} for qid, docid, _, _ in looked_at}
+    for qid, docs in graded:
+        qrels[qid] = {doc.docid: len(docs) - n for n, doc in enumerate(docs)}
+    write_qrels(qrels, tmp_path / "qrels.txt")
+    arguments = ["-q", "-c", "-m", "recip_rank", "-m", "ndcg", "-m", "num_ret", "qrels.txt", "run.txt"]
+    done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    measured = {tuple(line.split()[:2]): float(line.split()[2]) for line in done.stdout.splitlines()}
+    for qid, _, rank, ranking in looked_at:
+        assert measured["num_ret", qid] == len(ranking.docs)
+        assert measured["recip_rank", qid] == pytest.approx(1 / rank, abs=6e-5), qid  # 4 decimals are printed
+    for qid, _ in graded:
+        assert measured["ndcg", qid] == 1, qid
