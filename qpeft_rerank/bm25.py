@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def build_index(
     except OSError as error:
         raise InputError(f"{target}: cannot be made: {error.strerror}") from error
     try:
-        done = _index_into(building, passages, threads, progress)
+        done = _index_into(building, target, passages, threads, progress)
         if done == 0:
             raise InputError(f"{name}: no passage with text to index")
         _check_complete(building, done, target)
@@ -171,33 +172,48 @@ def _has_document_vectors(reader: Any) -> bool:
 
 
 def _index_into(
-    folder: Path, passages: Iterator[Passage], threads: int, progress: Callable[[int], object] | None
+    folder: Path,
+    target: Path,
+    passages: Iterator[Passage],
+    threads: int,
+    progress: Callable[[int], object] | None,
 ) -> int:
     options = ["-collection", "JsonCollection", "-input", "", "-index", str(folder), "-threads", str(threads)]
     options += ["-storePositions", "-storeDocvectors", "-storeRaw"]
-    with java_calls(f"{folder}: Lucene cannot begin the index"):
+    with java_calls(f"{target}: Lucene cannot begin the index"):
         indexer = java_class("io.anserini.index.SimpleIndexer")(options)
-    read = indexed = 0
     try:
-        while batch := list(islice(passages, BATCH_PASSAGES)):
-            records = [_stored_json(passage) for passage in batch if contents_of(passage).strip(JAVA_BLANKS)]
-            with java_calls(
-                f"passage {batch[0].docid!r} or one of the {len(batch) - 1} after it cannot be indexed"
-            ):
-                taken = indexer.addRawDocuments(records)
-            if taken != len(records):
-                raise InputError(
-                    f"Lucene took only {taken} of the {len(records)} passages from {batch[0].docid!r} on"
-                    " (is the disk full?)"
-                )
-            read += len(batch)
-            indexed += len(records)
-            if progress is not None:
-                progress(read)
-    finally:
-        with java_calls(f"{folder}: Lucene cannot complete the index (is the disk full?)"):
+        indexed = _add_all(indexer, target, passages, progress)
+    except BaseException:
+        with suppress(InputError), java_calls("the index that is given up cannot be closed"):
             indexer.close()
+        raise
+    with java_calls(f"{target}: Lucene cannot complete the index (is the disk full?)"):
+        indexer.close()
     (folder / "write.lock").unlink(missing_ok=True)
+    return indexed
+
+
+def _add_all(
+    indexer: Any, target: Path, passages: Iterator[Passage], progress: Callable[[int], object] | None
+) -> int:
+    read = indexed = 0
+    while batch := list(islice(passages, BATCH_PASSAGES)):
+        records = [_stored_json(passage) for passage in batch if contents_of(passage).strip(JAVA_BLANKS)]
+        first = batch[0].docid
+        with java_calls(
+            f"{target}: passage {first!r} or one of the {len(batch) - 1} after it cannot be indexed"
+        ):
+            taken = indexer.addRawDocuments(records)
+        if taken != len(records):
+            raise InputError(
+                f"{target}: Lucene took only {taken} of the {len(records)} passages from {first!r} on"
+                " (is the disk full?)"
+            )
+        read += len(batch)
+        indexed += len(records)
+        if progress is not None:
+            progress(read)
     if read > indexed:
         logger.warning("%d of %d passages have no text and are left out of the index", read - indexed, read)
     return indexed

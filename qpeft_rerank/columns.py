@@ -25,7 +25,7 @@ SAME_TOPIC = re.compile(rb"^[^\S\n]*(\S+)([^\S\n]).*\n(?:\1\2.*\n)*", re.MULTILI
 
 
 class Block(NamedTuple):
-    """Whole lines with their line ends, the line numbers (from 1) and where the first line starts in bytes."""
+    """Whole lines with their line ends, their numbers (from 1), and where the first one starts, in bytes."""
 
     data: bytes
     lines: Sequence[int]

@@ -6,6 +6,7 @@ be found (with ``missing="skip"``): no candidate is lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 
@@ -91,6 +92,9 @@ def _rerank_window(window: list[Ranking], topics: Mapping[str, str], passages: P
     except PairError as error:
         qid, doc = names[error.index]
         raise error.named(qid, doc.docid) from error
+    for (qid, doc), score in zip(names, scores.tolist(), strict=True):
+        if not math.isfinite(score):  # a Reranker says so itself, another scorer may not
+            raise PairError(f"the score is {score}", qid=qid, docid=doc.docid)
     scored: dict[str, list[tuple[ScoredDoc, float]]] = {ranking.qid: [] for ranking in window}
     for (qid, doc), score in zip(names, scores.tolist(), strict=True):
         scored[qid].append((doc, score))

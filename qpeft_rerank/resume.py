@@ -51,7 +51,7 @@ def write_resumably(rankings: Iterable[Ranking], stage: Callable[[Iterable[Ranki
     if resume and output.exists() and not partial.exists():
         _same_settings(record, settings)
         return int(_read_json(record).get("topics", 0))
-    if partial.exists():
+    if partial.exists() and partial.stat().st_size:
         if not resume:
             raise InputError(f"{partial} holds the finished topics of an earlier run: resume it (--resume) or delete the file")
         _same_settings(sidecar, settings)
@@ -64,12 +64,18 @@ def write_resumably(rankings: Iterable[Ranking], stage: Callable[[Iterable[Ranki
     with atomic_write(sidecar) as stream:
         json.dump(start, stream, indent=2)
     topics = done
-    with partial.open("a", encoding="utf-8", newline="") as stream:
-        for ranking in stage(rankings) if done == 0 else _stage_if_any(stage, rankings):
-            stream.write(format_ranking(ranking, tag))
-            stream.flush()
-            topics += 1
-        os.fsync(stream.fileno())
+    try:
+        with partial.open("a", encoding="utf-8", newline="") as stream:
+            for ranking in stage(rankings) if done == 0 else _stage_if_any(stage, rankings):
+                stream.write(format_ranking(ranking, tag))
+                stream.flush()
+                topics += 1
+            os.fsync(stream.fileno())
+    except BaseException:
+        if not (partial.exists() and partial.stat().st_size):  # stopped before the first topic: nothing to go on from
+            partial.unlink(missing_ok=True)
+            sidecar.unlink(missing_ok=True)
+        raise
     with atomic_write(record) as stream:
         json.dump({**run_record(settings), "topics": topics}, stream, indent=2)
     if output.suffix == ".gz":

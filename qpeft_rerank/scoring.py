@@ -7,7 +7,7 @@ padding, the longest come first so that memory runs out at once or never, and a 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,7 @@ def default_limits(scorer: QueryLikelihood, batch_tokens: int | None = None, bat
     """Limits that fit the device: asked for, or estimated from free GPU memory and the widths of the model."""
     config = scorer.base.model.config.get_text_config()
     hidden = config.hidden_size
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None) or 1  # state-space models have none
     key_value = getattr(config, "num_key_value_heads", None) or heads
     forward = 8 * hidden + 3 * (getattr(config, "intermediate_size", None) or 4 * hidden)
     cache = 2 * config.num_hidden_layers * key_value * (getattr(config, "head_dim", None) or hidden // heads)
@@ -66,21 +66,29 @@ class Plan:
 
     def batch(self, start: int) -> list[int]:
         """Indices of the batch that begins at place ``start`` of the order; one pair at least."""
-        most = self.limits.pairs or len(self.order)
+        places = self.order[start:start + (self.limits.pairs or len(self.order))]
+        for count, cost in enumerate(self._costs(places)):
+            if cost > self.limits.tokens and count:
+                return places[:count]
+        return places
+
+    def cost(self, indices: Sequence[int]) -> int:
+        """Positions that a batch takes, padding counted, and with shared passages what their copies take."""
+        return int(list(self._costs(indices))[-1])
+
+    def _costs(self, indices: Sequence[int]) -> Iterator[float]:
+        """The cost of the first pair, of the first two, and so on."""
         if not self.share:
-            count = self.limits.tokens // self.inputs[self.order[start]].length
-            return self.order[start:start + max(1, min(count, most))]
+            yield from (count * self.inputs[indices[0]].length for count in range(1, len(indices) + 1))  # the first is longest
+            return
         widest = longest = prefixes = 0
         before: list[int] | None = None
-        for count, index in enumerate(self.order[start:start + most]):
+        for count, index in enumerate(indices, start=1):
             pair = self.inputs[index]
             prefixes += pair.before != before
             before = pair.before
             widest, longest = max(widest, pair.length - len(before)), max(longest, len(before))
-            cost = (count + 1) * (widest + self.limits.cached * longest) + prefixes * longest
-            if cost > self.limits.tokens and count:
-                return self.order[start:start + count]
-        return self.order[start:start + most]
+            yield count * (widest + self.limits.cached * longest) + prefixes * longest
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """The batch of these pairs, on the model's device."""
@@ -125,11 +133,9 @@ def score_inputs(scorer: QueryLikelihood, inputs: Sequence[PairInput], limits: B
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                longest = max(inputs[i].length for i in indices)
                 if len(indices) == 1:
-                    raise PairError("out of memory on this pair alone", indices[0], longest) from error
-                limits.pairs = max(1, len(indices) // 2)
-                limits.tokens = max(1, longest * len(indices) // 2)
+                    raise PairError("out of memory on this pair alone", indices[0], inputs[indices[0]].length) from error
+                limits.tokens = max(1, plan.cost(indices) // 2)  # only that: shorter pairs still fill the batch
                 error.__traceback__ = None  # frees the tensors of the failed batch
                 gc.collect()
                 if scorer.base.device.type == "cuda":

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from qpeft_rerank import bm25
+from qpeft_rerank import bm25, lucene
 from qpeft_rerank.bm25 import build_index, search
 from qpeft_rerank.corpora import Passage
 from qpeft_rerank.errors import FormatError, InputError
@@ -144,6 +144,16 @@ def test_what_is_no_index_is_an_error_at_once(tmp_path):
     (tmp_path / "segments_1").write_bytes(b"nonsense")
     with pytest.raises(InputError, match="cannot be opened"):
         search(tmp_path, {"1": "x"})
+
+
+def test_a_prebuilt_index_without_network_is_one_clear_error(monkeypatch, capsys):
+    monkeypatch.setattr(lucene, "_reachable", lambda url: False)
+    monkeypatch.setenv("PYSERINI_CACHE", "nowhere")
+    with pytest.raises(
+        InputError, match="the prebuilt index msmarco-v1-passage cannot be fetched: no network"
+    ):
+        search("msmarco-v1-passage", {"1": "x"})
+    assert capsys.readouterr() == ("", "")
 
 
 # --- indexing ---

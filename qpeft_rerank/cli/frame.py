@@ -77,8 +77,8 @@ def _repair_streams() -> None:
     * Python has None for a stream that the caller closed. ``print`` would then send messages for stderr to
       stdout, which carries the run; and a run for stdout must be an error.
     * PYTHONUNBUFFERED takes stdout's buffer away. Without one, Python forgets the rest of a text that a full
-      disk or a closing pipe took only in part, and tells nobody. Nothing waits longer for a buffer: who writes
-      a run flushes after each topic.
+      disk or a closing pipe took only in part, and tells nobody. Nothing waits longer for a buffer: a run is
+      flushed after each topic.
     """
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

@@ -32,7 +32,7 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
     """A dataclass field that is a flag.
 
     Args:
-        default: value when the flag is not given.
+        default: value when the flag is not given; what must be given is checked by the verb.
         help: one line, lower case, no full stop. The default is added by itself.
         metadata: ``flags`` (all spellings, instead of the one made from the name), ``choices``, ``metavar``,
             ``positional`` (bool), ``least``, ``most``, ``above``, ``below``, ``filled`` (bool: an empty text
@@ -105,44 +105,27 @@ def _declared_by(owner: type, options: type) -> Iterator[tuple[Field, Any]]:
 
 def _add_option(parser: Any, f: Field, kind: Any) -> None:
     meta = f.metadata
-    default = (
-        f.default_factory()
-        if f.default_factory is not MISSING
-        else None
-        if f.default is MISSING
-        else f.default
-    )
-    names = (
-        [f.name] if meta.get("positional") else list(meta.get("flags") or ["--" + f.name.replace("_", "-")])
-    )
+    default = f.default if f.default_factory is MISSING else f.default_factory()
     kind, repeated, joined = _plain_kind(kind)
-    settings: dict[str, Any] = {"help": _help(meta.get("help", ""), default)}
+    settings: dict[str, Any] = {"help": _help(meta.get("help", ""), default), "default": default}
     if kind is bool:
         settings["action"] = argparse.BooleanOptionalAction if default else "store_true"
     else:
-        settings["metavar"] = meta.get("metavar") or {int: "N", float: "X"}.get(
-            kind, f.name.split("_")[-1].upper()
-        )
+        settings["metavar"] = meta.get("metavar") or _placeholder(f.name, kind, meta.get("choices"), joined)
         settings["type"] = _joined(kind, meta) if joined else _checked(kind, meta)
-        if meta.get("choices") and not joined:
-            settings["metavar"] = meta.get("metavar") or "{" + ",".join(meta["choices"]) + "}"
     if meta.get("positional"):
-        parser.add_argument(
-            *names,
-            nargs="*" if repeated else "?" if f.default is not MISSING else None,
-            default=default,
-            **settings,
-        )
+        parser.add_argument(f.name, nargs="*" if repeated else "?", **settings)
         return
     if repeated:
         settings["action"] = "append"
-    parser.add_argument(
-        *names,
-        dest=f.name,
-        default=default,
-        required=f.default is MISSING and f.default_factory is MISSING,
-        **settings,
-    )
+    parser.add_argument(*meta.get("flags", ["--" + f.name.replace("_", "-")]), dest=f.name, **settings)
+
+
+def _placeholder(name: str, kind: type, choices: typing.Sequence[str] | None, joined: bool) -> str:
+    """What the help shows for the value."""
+    if choices and not joined:
+        return "{" + ",".join(choices) + "}"
+    return {int: "N", float: "X"}.get(kind, name.split("_")[-1].upper())
 
 
 def _plain_kind(kind: Any) -> tuple[Any, bool, bool]:

@@ -1,7 +1,7 @@
 """Reorder the first passages of each topic of a run by how likely a language model finds the query.
 
 With --adapter, an adapter that `qpeft train` made (its folder names method and base model). With --model
-alone, the plain model: method hard-prompt. Passages below the depth keep their order under the reordered ones.
+alone, the plain model: method hard-prompt. Passages below the depth keep their order below the others.
 
 With --output, topics are kept as they are scored: after a kill, the same command with --resume goes on where
 it stopped.

@@ -76,13 +76,13 @@ def load_adapter(name: str | Path, base: BaseModel | None = None, force: bool = 
     config = read_config(folder)
     settings = AdapterConfig.from_dict(config["settings"], folder / CONFIG_FILE)
     trained_on = config["base_model"]
+    try:
+        weights = load_file(folder / WEIGHTS_FILE)  # before the base model, which may take minutes
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{folder / WEIGHTS_FILE} cannot be read: {error}") from error
     if base is None:
         options = {"lora": trained_on.get("lora"), "revision": trained_on.get("revision")} | base_options
         base = load_base(model or trained_on["name"], **options)
-    try:
-        weights = load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{folder / WEIGHTS_FILE} cannot be read: {error}") from error
     fingerprint = weights.pop(_FINGERPRINT, torch.empty(0))
     if not force:
         _check_base(base, fingerprint, trained_on, folder)
@@ -115,8 +115,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise AdapterError(f"{path} is no adapter of qpeft-rerank" + (f" but a peft adapter of type {kind}" if kind else ""))
-    if not isinstance(config.get("settings"), dict) or "name" not in (config.get("base_model") or {}):
-        raise AdapterError(f"{path} lacks 'settings' or 'base_model'")
+    settings, base = config.get("settings"), config.get("base_model")
+    if not isinstance(settings, dict) or not isinstance(base, dict) or not isinstance(base.get("name"), str):
+        raise AdapterError(f"{path} lacks 'settings' or the name of its 'base_model'")
     return config
 
 

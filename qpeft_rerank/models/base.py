@@ -91,9 +91,11 @@ class BaseModel:
 
 def same_weights(a: Tensor, b: Tensor) -> bool:
     """Whether two weight fingerprints are of one model, possibly loaded in different types (bf16 keeps 8 bits)."""
+    if a.shape != b.shape:
+        return False
     both = ~(a.isnan() | b.isnan())
     scale = a[both].abs().mean() if both.any() else torch.tensor(0.0)
-    return a.shape == b.shape and bool(torch.allclose(a[both], b[both], rtol=2**-7, atol=float(scale) * 2**-12))
+    return bool(torch.allclose(a[both], b[both], rtol=2**-7, atol=float(scale) * 2**-12))
 
 
 def load_base(name: str, dtype: str | None = None, device: str | None = None, device_map: str | None = None,
@@ -123,7 +125,7 @@ def load_base(name: str, dtype: str | None = None, device: str | None = None, de
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device: {device!r} cannot be used: {_first_line(error)}") from error
+        raise InputError(f"device: {device!r} cannot be used: {_one_line(error)}") from error
     folder = str(DEMO_MODEL) if name == "demo" else name
     options: dict[str, Any] = {"dtype": DTYPES[dtype or _default_dtype(device)], "revision": revision or "main"}
     if quantize is not None:
@@ -132,11 +134,15 @@ def load_base(name: str, dtype: str | None = None, device: str | None = None, de
         options["device_map"] = device_map
     elif quantize is not None:
         options["device_map"] = {"": device}
+    if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
+        raise InputError(f"model folder {name!r} has no config.json")
+    if not Path(folder).exists() and (folder.startswith((".", "~", "/")) or folder.count("/") > 1):
+        raise InputError(f"model folder {name!r} does not exist")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=options["revision"])
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
     except Exception as error:  # transformers raises anything from OSError to KeyError for a bad folder
-        raise InputError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"model {name!r} cannot be loaded: {_one_line(error)}") from error
     if lora is not None:
         model = _with_lora(model, lora, merge=quantize is None)
     if device_map is None and quantize is None:
@@ -175,7 +181,7 @@ def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
     try:
         model = PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # peft raises KeyError, RuntimeError, ValueError for a LoRA of another model
-        raise InputError(f"LoRA {lora!r} does not fit the model: {_first_line(error)}") from error
+        raise InputError(f"LoRA {lora!r} does not fit the model: {_one_line(error)}") from error
     return model.merge_and_unload() if merge else model
 
 
@@ -183,7 +189,7 @@ def _check(base: BaseModel) -> None:
     """Model and tokenizer fit, and the model is causal: a later token must not change what it says of an earlier one."""
     size = base.embeddings.weight.shape[0]
     probe = base.tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
-    if not probe or max(probe) >= size:
+    if not probe or max(*probe, *_usable_ids(base.tokenizer)) >= size:
         raise InputError(f"the tokenizer of {base.name!r} has ids that its model (vocabulary {size}) does not")
     ids = torch.tensor([probe[:3] + [probe[0]], probe[:3] + [probe[-1]]], device=base.device)
     if probe[0] == probe[-1]:
@@ -191,12 +197,22 @@ def _check(base: BaseModel) -> None:
     with torch.inference_mode():
         try:
             logits = base.model(input_ids=ids, use_cache=False).logits[:, :3].float()
+            embedded = base.model(inputs_embeds=base.embeddings(ids), use_cache=False).logits[:, :3].float()
         except (TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"model {base.name!r} is no causal language model: {_first_line(error)}") from error
-    if not torch.allclose(logits[0], logits[1], atol=0.05 * float(logits.std()) + 1e-6, rtol=0.05):
+            raise InputError(f"model {base.name!r} is no causal language model: {_one_line(error)}") from error
+    tolerance = (1e-4 if base.dtype == torch.float32 else 0.05) * float(logits.std()) + 1e-6
+    if not torch.allclose(logits[0], logits[1], atol=tolerance, rtol=0):
         raise InputError(f"model {base.name!r} is not causal: it looks at later tokens, so query likelihood means nothing")
+    if not torch.allclose(logits, embedded, atol=tolerance, rtol=0):
+        raise InputError(f"model {base.name!r} cannot take hints: it needs more of a token than its embedding")
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _usable_ids(tokenizer: Any) -> set[int]:
+    """Ids that a text can have, and those of bos and eos; other special tokens (a [PAD] added later) are never used."""
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ends = {i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None}
+    return set(tokenizer.get_vocab().values()) - special | ends
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

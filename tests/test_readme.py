@@ -1,0 +1,63 @@
+"""What the README shows works: its Python runs, its collection file loads, its flags and files exist."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qpeft_rerank.cli.__main__ import main
+from qpeft_rerank.collection import load_collection
+from qpeft_rerank.trec import Ranking, ScoredDoc, load_run, write_run
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEMO = ROOT / "qpeft_rerank" / "demo" / "collection"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files that the examples name, from the embedded collection."""
+    for name in ("corpus.jsonl", "topics.test.tsv", "qrels.test.txt"):
+        shutil.copy(DEMO / name, tmp_path / name)
+    docs = [ScoredDoc(f"d{n:03d}", 1.0 / n) for n in range(1, 7)]
+    write_run([Ranking("q001", docs), Ranking("q002", docs)], tmp_path / "run.bm25.txt", "bm25")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_python_examples_run(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, object] = {}
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), namespace)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("d1 ") and lines[1].startswith("d2 "), "the passage on bees is the better one"
+    assert {len(ranking.docs) for ranking in load_run(working_folder / "run.reranked.txt").values()} == {6}
+    assert "nDCG@10" in lines[-1]
+
+
+def test_the_collection_file_loads(tmp_path: Path) -> None:
+    (tmp_path / "squad.toml").write_text(blocks("toml")[0], encoding="utf-8")
+    collection = load_collection(tmp_path / "squad.toml")
+    assert collection.topics_of("test").endswith("topics.test.tsv")
+
+
+def test_every_flag_that_the_readme_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    help_texts = []
+    for verb in ("index", "bm25", "train", "rerank", "evaluate", "convert", "demo"):
+        main([verb, "--help"])
+        help_texts.append(capsys.readouterr().out)
+    known = set(re.findall(r"--[a-z][a-z0-9-]*", " ".join(help_texts))) | {"--extra-index-url", "--help"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", README)) <= known
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    table = README.partition("## Where what is")[2]
+    for name in re.findall(r"`([a-z_/]+(?:\.py|/))`", table):
+        assert (ROOT / name).exists() or (ROOT / "qpeft_rerank" / name).exists(), name
