@@ -1,20 +1,17 @@
-"""Training text of the packaged small language model: what it reads, and how it becomes rows of token ids.
+"""Training text of the packaged small language model: what it reads, read once and written as token ids.
 
-The model serves a reranker that scores log P(query | passage), so nearly everything it reads has the reranker's layout::
-
-    <s> prompt [hints: w w w \\n] \\nPassage:\\n passage [hints: w w w \\n] \\nQuestion:\\n query </s>
-
-each part tokenised on its own. Five kinds of document are packed into rows without padding; attention never crosses from
-one document to another:
+The model serves a reranker that scores log P(query | passage), so nearly everything it reads has the
+reranker's layout (``pretrain_rows.py``). Five kinds of document:
 
 * ``real``: a passage with the questions that people asked about it;
-* ``pseudo``: a passage of plain text with questions cut from it (spans, or its rarer words), which teach copying;
-* ``repeat``: random tokens said twice, the shortest way to induction heads, mostly at the start;
+* ``pseudo``: a passage of plain text with questions cut from it (spans, or its rarer words): they teach
+  copying;
+* ``repeat``: random tokens said twice, most of them at the start of the training;
 * ``plain``: a stretch of running text, which also fills what is left of a row;
-* ``question``: a question without a passage.
+* ``question``: questions without a passage.
 
-Kept out: every squad and nq-qed passage that is gold for a dev or test topic, and their topics. A twelfth of the
-nq-qed train passages (chosen by the SHA-1 of the docid) with their topics is held out for development.
+Kept out: every squad and nq-qed passage that is gold for a dev or test topic, and their topics. A twelfth of
+the nq-qed train passages (chosen by the SHA-1 of the docid) is held out with its topics for development.
 """
 
 from __future__ import annotations
@@ -35,9 +32,21 @@ BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 PROMPT = "Please generate a question for the input passage."
 PASSAGE_TOKENS = 300  # the reranker cuts passages here
 QUESTION_TOKENS = 48
-# Share of each text group's documents that is used: health is formulaic, technical is far from what users search.
+# Share of each text group's documents that is used: health is formulaic, technical is far from what users
+# search.
 TEXT_SHARE = {"health": 0.35, "technical": 0.3, "us-gov": 0.5, "books": 0.6, "factbook": 0.6}
-QUESTION_STARTS = ("what is the", "what", "who", "when did", "where is", "how many", "how did", "which", "why did", "in what year")
+QUESTION_STARTS = (
+    "what is the",
+    "what",
+    "who",
+    "when did",
+    "where is",
+    "how many",
+    "how did",
+    "which",
+    "why did",
+    "in what year",
+)
 
 
 class Pair(NamedTuple):
@@ -70,8 +79,11 @@ def digest(text: str) -> int:
 
 
 def read_collection(folder: Path) -> Split:
-    """squad: train and dev topics as given. nq-qed, which has no dev split: train topics, a twelfth held out as dev."""
-    docs = {d["id"]: with_title(d["title"], d["contents"]) for d in read_jsonl(folder / "corpus" / "docs.jsonl")}
+    """squad: train and dev topics as given. nq-qed, which has no dev split: train topics, a twelfth held out
+    as dev."""
+    docs = {
+        d["id"]: with_title(d["title"], d["contents"]) for d in read_jsonl(folder / "corpus" / "docs.jsonl")
+    }
     asked: dict[str, dict[str, list[str]]] = {}
     for split in ("train", "dev", "test"):
         topics, qrels = folder / f"topics.{split}.tsv", folder / f"qrels.{split}.txt"
@@ -86,13 +98,16 @@ def read_collection(folder: Path) -> Split:
         held = {docid for docid in asked["train"] if digest(docid) < 833}
         asked["dev"] = {docid: asked["train"][docid] for docid in held - closed}
         closed |= held
-    train = [Pair(docs[docid], texts) for docid, texts in sorted(asked["train"].items()) if docid not in closed]
+    train = [
+        Pair(docs[docid], texts) for docid, texts in sorted(asked["train"].items()) if docid not in closed
+    ]
     dev = [Pair(docs[docid], texts) for docid, texts in sorted(asked["dev"].items())]
     return Split(train, dev, [pair.passage for pair in train])
 
 
 def read_questions(folder: Path) -> tuple[list[Pair], list[str]]:
-    """The question files: pairs, and questions without a passage. Templated MedQuAD questions are thinned out."""
+    """The question files: pairs, and questions without a passage. Templated MedQuAD questions are thinned
+    out."""
     by_passage: dict[str, list[str]] = {}
     alone: list[str] = []
     for path in sorted(folder.glob("*.jsonl")):
@@ -117,7 +132,8 @@ def read_text(folder: Path) -> Iterator[list[str]]:
 
 
 def cut_passages(document: Sequence[str], words: int) -> list[str]:
-    """A document's paragraphs joined to passages of up to about ``words`` words; a short first line is their title."""
+    """A document's paragraphs joined to passages of up to about ``words`` words; a short first line is their
+    title."""
     titled = len(document) > 1 and len(document[0].split()) <= 10
     title, paragraphs = (document[0], document[1:]) if titled else (None, document)
     passages, text, size = [], [], 0
@@ -131,10 +147,15 @@ def cut_passages(document: Sequence[str], words: int) -> list[str]:
     return passages + [with_title(title, " ".join(text))]
 
 
-def pseudo_questions(passage: str, frequency: Counter[str], rng: np.random.Generator, count: int) -> list[str]:
-    """Questions made from a passage: a span of it, or its rarer words in order or shuffled, after a question's start."""
+def pseudo_questions(
+    passage: str, frequency: Counter[str], rng: np.random.Generator, count: int
+) -> list[str]:
+    """Questions made from a passage: a span of it, or its rarer words in order or shuffled, after a
+    question's start."""
     words = passage.split()[: int(PASSAGE_TOKENS * 0.6)]
-    content = [i for i, w in enumerate(words) if frequency[w.lower().strip(".,;:()\"'")] < 3000 and len(w) > 2]
+    content = [
+        i for i, w in enumerate(words) if frequency[w.lower().strip(".,;:()\"'")] < 3000 and len(w) > 2
+    ]
     questions = []
     for _ in range(count):
         kind = rng.random()
@@ -143,7 +164,9 @@ def pseudo_questions(passage: str, frequency: Counter[str], rng: np.random.Gener
             start = int(rng.integers(0, max(1, len(words) - length)))
             text = " ".join(words[start : start + length])
         else:
-            near = int(rng.integers(0, len(content)))  # words of one neighbourhood, as a question about one fact has
+            near = int(
+                rng.integers(0, len(content))
+            )  # words of one neighbourhood, as a question about one fact has
             pool = content[max(0, near - 5) : near + 6]
             chosen = rng.permutation(pool)[: int(rng.integers(2, 6))]
             picked = [words[i].strip(".,;:()\"'") for i in (sorted(chosen) if rng.random() < 0.6 else chosen)]
@@ -171,7 +194,8 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> Tokenizer:
 
 
 class Records:
-    """Token ids on disk: each record is a passage followed by its questions. One uint16 file, two offset files."""
+    """Token ids on disk: each record is a passage followed by its questions. One uint16 file, two offset
+    files."""
 
     def __init__(self, folder: Path, name: str):
         self.ids = np.load(folder / f"{name}.ids.npy", mmap_mode="r")
@@ -193,7 +217,9 @@ class Records:
             for pair in pairs[first : first + 5000]:
                 texts += [pair.passage, *pair.questions]
                 starts.append(starts[-1] + 1 + len(pair.questions))
-            parts += [np.array(e.ids, np.uint16) for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+            parts += [
+                np.array(e.ids, np.uint16) for e in tokenizer.encode_batch(texts, add_special_tokens=False)
+            ]
         np.save(folder / f"{name}.ids.npy", np.concatenate(parts))
         np.save(folder / f"{name}.offsets.npy", np.cumsum([0, *map(len, parts)]))
         np.save(folder / f"{name}.starts.npy", np.array(starts))
@@ -219,141 +245,24 @@ def prepare(data: Path, folder: Path, vocabulary: int, seed: int) -> None:
     frequency = Counter(re.findall(r"[\w'-]+", " ".join(texts).lower()))
     passages = [p for d in train_documents for p in cut_passages(d, int(rng.choice([60, 100, 160])))]
     passages = [p for p in passages if len(p.split()) >= 12]
-    pseudo = [Pair(p, pseudo_questions(p, frequency, rng, 4)) for p in passages + squad.passages + nq.passages]
+    pseudo = [
+        Pair(p, pseudo_questions(p, frequency, rng, 4)) for p in passages + squad.passages + nq.passages
+    ]
     dev_text = [Pair(p, []) for d in dev_documents for p in cut_passages(d, 160) if len(p.split()) >= 60]
-    sets = {"pseudo": pseudo, "real": real, "question": [Pair(q, []) for q in alone], "plain-dev": dev_text,
-            "squad-dev": squad.dev, "nq-dev": nq.dev}
-    counts = {name: {"records": len(rows), "tokens": Records.write(folder, name, rows, tokenizer),
-                     "questions": sum(len(pair.questions) for pair in rows)} for name, rows in sets.items()}
+    sets = {
+        "pseudo": pseudo,
+        "real": real,
+        "question": [Pair(q, []) for q in alone],
+        "plain-dev": dev_text,
+        "squad-dev": squad.dev,
+        "nq-dev": nq.dev,
+    }
+    counts = {
+        name: {
+            "records": len(rows),
+            "tokens": Records.write(folder, name, rows, tokenizer),
+            "questions": sum(len(pair.questions) for pair in rows),
+        }
+        for name, rows in sets.items()
+    }
     (folder / "data.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
-
-
-class Document(NamedTuple):
-    """Ids of one document and, for each, how much its prediction counts in the loss. Both have shape (length,)."""
-
-    ids: np.ndarray
-    weights: np.ndarray
-
-
-class Layout:
-    """Builds documents: the reranker's layout around given ids. Weights: question 2, passage 0.6, template near 0."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        def encode(text: str) -> list[int]:
-            return tokenizer.encode(text, add_special_tokens=False).ids
-
-        self.bos, self.eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
-        self.vocabulary = tokenizer.get_vocab_size()
-        self.prompt, self.passage, self.question = encode(PROMPT), encode("\nPassage:\n"), encode("\nQuestion:\n")
-        self.hints, self.newline = encode("hints: "), encode("\n")
-        words = [t for t, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
-        self.is_word = np.array([bool(re.fullmatch(r"Ġ[A-Za-z]{3,}", t)) for t in words])
-
-    def document(self, passage: Sequence[int], questions: Sequence[Sequence[int]], hints: Sequence[int] = (),
-                 place: str = "prefix", prompt: bool = True, passage_weight: float = 0.6) -> Document:
-        hint = [*self.hints, *hints, *self.newline] if len(hints) else []
-        before, after = (hint, []) if place == "prefix" else ([], hint)
-        parts = [([self.bos], 0.0), (self.prompt if prompt else [], 0.05), (before, 0.0), (self.passage, 0.05),
-                 (passage[:PASSAGE_TOKENS], passage_weight), (after, 0.0)]
-        for question in questions:
-            parts += [(self.question, 0.05), (question[:QUESTION_TOKENS], 2.0), ([self.eos], 2.0)]
-        ids = np.concatenate([np.asarray(part, np.int64) for part, _ in parts])
-        return Document(ids, np.concatenate([np.full(len(part), w, np.float32) for part, w in parts]))
-
-    def plain(self, ids: Sequence[int]) -> Document:
-        ids = np.asarray([self.bos, *ids], np.int64)
-        return Document(ids, np.where(np.arange(len(ids)) > 0, 0.6, 0.0).astype(np.float32))
-
-
-class Rows:
-    """An endless stream of rows of ``length`` ids, each filled to the last place with whole documents and plain text."""
-
-    def __init__(self, folder: Path, length: int, seed: int):
-        self.layout, self.length = Layout(Tokenizer.from_file(str(folder / "tokenizer.json"))), length
-        self.sets = {name: Records(folder, name) for name in ("pseudo", "real", "question")}
-        self.rng = np.random.default_rng(seed)
-        self.order = {name: self.rng.permutation(len(rows)) for name, rows in self.sets.items()}
-        self.next = {name: 0 for name in self.sets}
-        self.waiting: list[Document] = []
-
-    def draw(self, name: str) -> list[np.ndarray]:
-        """The next record of a set, in an order that is shuffled anew for each pass."""
-        if self.next[name] == len(self.order[name]):
-            self.order[name], self.next[name] = self.rng.permutation(len(self.order[name])), 0
-        self.next[name] += 1
-        return self.sets[name][self.order[name][self.next[name] - 1]]
-
-    def hints(self, passage: np.ndarray, question: np.ndarray) -> np.ndarray:
-        """1 to 15 word ids of the passage; those that also stand in the question are likelier, in one case of five absent."""
-        words = np.unique(passage[self.layout.is_word[passage]])
-        if not len(words):
-            return words
-        shared = np.isin(words, question)
-        odds = np.where(shared, float(self.rng.choice([0.0, 1.0, 8.0, 30.0, 30.0])), 1.0) + 1e-6
-        count = min(len(words), int(self.rng.integers(1, 16)))
-        return self.rng.choice(words, count, replace=False, p=odds / odds.sum())
-
-    def repeated(self, limit: int) -> Document:
-        """Random ids twice: as they are (weight on the second time), or as a passage with spans of it as questions."""
-        rng, layout = self.rng, self.layout
-        if rng.random() < 0.5:
-            half = rng.integers(3, layout.vocabulary, int(rng.integers(6, min(96, limit // 2))))
-            ids = np.concatenate([[layout.bos], half, half])
-            return Document(ids, np.where(np.arange(len(ids)) > len(half), 1.0, 0.0).astype(np.float32))
-        passage = rng.integers(3, layout.vocabulary, int(rng.integers(12, 120)))
-        starts = rng.integers(0, len(passage) - 8, 4)
-        questions = [passage[s : s + int(rng.integers(5, 14))] for s in starts]
-        return layout.document(passage, questions, prompt=rng.random() < 0.8, passage_weight=0.0)
-
-    def document(self, repeat: float) -> Document:
-        rng = self.rng
-        kind = rng.random()
-        if kind < repeat:
-            return self.repeated(self.length)
-        kind = (kind - repeat) / (1 - repeat)
-        if kind < 0.05:
-            return self.layout.document([], [self.draw("question")[0] for _ in range(2)], prompt=rng.random() < 0.5)
-        name = "real" if kind < 0.55 else "pseudo"
-        passage, *questions = self.draw(name)
-        passage, questions = passage[:PASSAGE_TOKENS], [questions[i] for i in rng.permutation(len(questions))]
-        if name == "pseudo" and rng.random() < 0.15:
-            return self.layout.plain(passage)
-        hints = self.hints(passage, questions[0]) if rng.random() < 0.35 else ()
-        place = "prefix" if rng.random() < 0.5 else "suffix"
-        # Several questions follow one passage: more to learn from each passage read.
-        questions, prompt = questions[:4], rng.random() < 0.8
-        while True:
-            document = self.layout.document(passage, questions, hints, place, prompt)
-            if len(document.ids) <= self.length or not questions:
-                return document
-            questions = questions[:-1]
-
-    def row(self, repeat: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids, weights and document numbers, each of shape (length,): the longest waiting documents that still fit."""
-        taken: list[Document] = []
-        room = self.length
-        while True:
-            while len(self.waiting) < 24:
-                document = self.document(repeat)
-                if len(document.ids) <= self.length:
-                    self.waiting.append(document)
-            fits = [i for i, d in enumerate(self.waiting) if len(d.ids) <= room]
-            if not fits:
-                break
-            best = 0 if not taken else max(fits, key=lambda i: len(self.waiting[i].ids))
-            taken.append(self.waiting.pop(best))
-            room -= len(taken[-1].ids)
-        while room:  # filled with the beginnings of plain passages
-            taken.append(self.layout.plain(self.draw("pseudo")[0][: room - 1]))
-            room -= len(taken[-1].ids)
-        return pack(taken)
-
-    def batch(self, size: int, repeat: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """``size`` rows: three arrays of shape (size, length)."""
-        return tuple(np.stack(part) for part in zip(*(self.row(repeat) for _ in range(size)), strict=True))
-
-
-def pack(documents: Sequence[Document]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Documents one after the other: ids, weights, document numbers."""
-    numbers = np.concatenate([np.full(len(d.ids), n) for n, d in enumerate(documents)])
-    return np.concatenate([d.ids for d in documents]), np.concatenate([d.weights for d in documents]), numbers

@@ -1,10 +1,11 @@
-"""Starting weights that can already copy: a previous-token head and two induction heads, planted in random weights.
+"""Starting weights that can already copy: a previous-token head and two induction heads, planted in random
+weights.
 
-Copying from the context is what query likelihood lives on. From purely random weights it appears only after several
-million tokens of repeated text; planted, it is there from the first step, and training sharpens it and fits the rest to it.
-The circuit is the known one (Olsson et al., "In-context learning and induction heads", 2022): a head of layer 0 writes
-into each position which token came before; heads of layer 1 look for positions whose *previous* token is the current one,
-and raise the token found there.
+Copying from the context is what query likelihood lives on. From purely random weights it appears only after
+several million tokens of repeated text; planted, it is there from the first step, and training sharpens it
+and fits the rest to it. The circuit is the known one (Olsson et al., "In-context learning and induction
+heads", 2022): a head of layer 0 writes into each position which token came before; heads of layer 1 look for
+positions whose *previous* token is the current one, and raise the token found there.
 """
 
 from __future__ import annotations
@@ -14,21 +15,28 @@ import math
 import torch
 from transformers import LlamaForCausalLM
 
-SCALE = 0.25  # standard deviation of the embeddings: large beside one optimizer step, so that nothing planted is lost at once
+# Standard deviation of the embeddings: large beside one optimizer step, so that nothing planted is lost at
+# once
+SCALE = 0.25
 
 
 @torch.no_grad()
 def plant_copying(model: LlamaForCausalLM, seed: int) -> None:
-    """Overwrite embeddings, final norm and parts of the attention of layers 0 and 1. Needs at least two layers and heads."""
+    """Overwrite embeddings, final norm and parts of the attention of layers 0 and 1. Needs at least two
+    layers and heads."""
     config = model.config
     width, head = config.hidden_size, config.hidden_size // config.num_attention_heads
     half = head // 2
     draw = torch.Generator().manual_seed(seed)
-    speeds = config.rope_parameters["rope_theta"] ** -(torch.arange(half) / half)  # radians per position, by rotary pair
+    speeds = config.rope_parameters["rope_theta"] ** -(
+        torch.arange(half) / half
+    )  # radians per position, by rotary pair
 
-    # Dimension 0 is the same for all tokens (a bias). The others are split into a place for the token itself and one for
-    # the token before it, which embeddings leave empty.
-    basis = torch.cat([torch.zeros(1, width - 1), torch.linalg.qr(torch.randn(width - 1, width - 1, generator=draw))[0]])
+    # Dimension 0 is the same for all tokens (a bias). The others are split into a place for the token itself
+    # and one for the token before it, which embeddings leave empty.
+    basis = torch.cat(
+        [torch.zeros(1, width - 1), torch.linalg.qr(torch.randn(width - 1, width - 1, generator=draw))[0]]
+    )
     before, own = basis[:, :head], basis[:, head:]
     embeddings = model.model.embed_tokens.weight
     coordinates = torch.randn(len(embeddings), own.shape[1], generator=draw)
@@ -36,7 +44,8 @@ def plant_copying(model: LlamaForCausalLM, seed: int) -> None:
     embeddings[:, 0] = 2 * SCALE
     model.model.norm.weight.fill_(0.03 / SCALE)  # first logits stay small
 
-    # Layer 0, head 0: query and key depend on the bias alone; the fast rotary pairs, turned by one step, peak one back.
+    # Layer 0, head 0: query and key depend on the bias alone; the fast rotary pairs, turned by one step, peak
+    # one back.
     first, fast, strength = model.model.layers[0].self_attn, 8, 4.5
     query, key = torch.zeros(head), torch.zeros(head)
     query[:fast] = strength
@@ -46,8 +55,9 @@ def plant_copying(model: LlamaForCausalLM, seed: int) -> None:
     first.v_proj.weight[:head] = own[:, :head].T
     first.o_proj.weight[:, :head] = 1.5 * SCALE * before
 
-    # Layer 1, heads 0 and 1: "the token before that position is my token", over the slow rotary pairs, which hardly turn
-    # within a passage; what is found there is written where embeddings live, so that the tied output raises that token.
+    # Layer 1, heads 0 and 1: "the token before that position is my token", over the slow rotary pairs, which
+    # hardly turn within a passage; what is found there is written where embeddings live, so that the tied
+    # output raises that token.
     second = model.model.layers[1].self_attn
     slow = torch.nonzero(speeds < 0.004).flatten()
     slow = torch.cat([slow, slow + half])

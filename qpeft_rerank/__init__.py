@@ -1,6 +1,7 @@
 """Query-dependent reranking of TREC runs with frozen language models (Q-PEFT, arXiv 2404.04522).
 
-The functions and classes below are all that most programs need; importing this package loads neither torch nor Java.
+The functions and classes below are all that most programs need; importing this package loads neither torch
+nor Java.
 """
 
 from importlib import import_module
@@ -25,12 +26,29 @@ if TYPE_CHECKING:
     from qpeft_rerank.trec import Ranking, ScoredDoc, read_qrels, read_run, write_run
 
 _HOME = {
-    "build_index": "bm25", "search": "bm25", "compare": "compare", "QpeftError": "errors", "evaluate": "evaluate",
-    "load_adapter": "models.adapter", "push_adapter": "models.adapter", "save_adapter": "models.adapter",
-    "load_base": "models.base", "AdapterConfig": "models.config", "Passage": "passages", "open_passages": "passages",
-    "rerank": "rerank", "Reranker": "reranker", "read_topics": "topics", "TrainingConfig": "training.config",
-    "Judged": "training.loop", "train": "training.loop", "Ranking": "trec", "ScoredDoc": "trec", "read_qrels": "trec",
-    "read_run": "trec", "write_run": "trec",
+    "build_index": "bm25",
+    "search": "bm25",
+    "compare": "compare",
+    "QpeftError": "errors",
+    "evaluate": "evaluate",
+    "load_adapter": "models.adapter",
+    "push_adapter": "models.adapter",
+    "save_adapter": "models.adapter",
+    "load_base": "models.base",
+    "AdapterConfig": "models.config",
+    "Passage": "passages",
+    "open_passages": "passages",
+    "rerank": "rerank",
+    "Reranker": "reranker",
+    "read_topics": "topics",
+    "TrainingConfig": "training.config",
+    "Judged": "training.loop",
+    "train": "training.loop",
+    "Ranking": "trec",
+    "ScoredDoc": "trec",
+    "read_qrels": "trec",
+    "read_run": "trec",
+    "write_run": "trec",
 }
 __all__ = ["__version__", *_HOME]
 

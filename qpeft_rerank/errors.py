@@ -1,4 +1,5 @@
-"""The typed errors of the library. Each message is one line that names what is wrong and, where known, what to do.
+"""The typed errors of the library. Each message is one line that names what is wrong and, where known, what
+to do.
 
 The command line prints the message and exits with code 2; nothing in the library prints or exits.
 """
@@ -48,7 +49,8 @@ class AdapterError(QpeftError):
 
 
 class PairError(QpeftError):
-    """One (topic, passage) pair that cannot be scored: too long for the model or the device, or nothing to score.
+    """One (topic, passage) pair that cannot be scored: too long for the model or the device, or nothing to
+    score.
 
     Attributes:
         reason: what is wrong with it.
@@ -57,8 +59,14 @@ class PairError(QpeftError):
         qid, docid: which pair it is, once a stage that knows has named it.
     """
 
-    def __init__(self, reason: str, index: int = 0, tokens: int | None = None, qid: str | None = None,
-                 docid: str | None = None):
+    def __init__(
+        self,
+        reason: str,
+        index: int = 0,
+        tokens: int | None = None,
+        qid: str | None = None,
+        docid: str | None = None,
+    ):
         self.reason, self.index, self.tokens, self.qid, self.docid = reason, index, tokens, qid, docid
         pair = f"pair {index}" if qid is None else f"topic {qid!r}, passage {docid!r}"
         super().__init__(f"{pair}{'' if tokens is None else f' ({tokens} tokens)'}: {reason}")

@@ -1,4 +1,6 @@
-"""What a result was made with: settings, versions, git revision, machine; written as JSON beside each run and adapter."""
+"""What a result was made with: settings, versions, git revision, machine; written as JSON beside each run and
+adapter.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,29 @@ from typing import Any
 
 from qpeft_rerank.version import __version__
 
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "pyserini", "faiss-cpu", "pytrec_eval-terrier", "numpy")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "pyserini",
+    "faiss-cpu",
+    "pytrec_eval-terrier",
+    "numpy",
+)
 
 
 def run_record(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with all that is needed to make the same again."""
-    return {"settings": dict(settings), "qpeft_rerank": __version__, "git_revision": git_revision(),
-            "python": platform.python_version(), "packages": package_versions(), "machine": platform.machine(),
-            "written": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {
+        "settings": dict(settings),
+        "qpeft_rerank": __version__,
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "machine": platform.machine(),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def package_versions() -> dict[str, str]:
@@ -36,16 +53,22 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def git_revision() -> str | None:
-    """Revision of the checkout that this package runs from, with "+changes" if it differs; None outside a checkout."""
+    """Revision of the checkout that this package runs from, with "+changes" if it differs; None outside a
+    checkout.
+    """
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
         return None
     try:
         revision = _git(folder, "rev-parse", "HEAD")
-        return revision + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        return revision + (
+            "+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()

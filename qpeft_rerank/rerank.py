@@ -1,7 +1,7 @@
 """The rerank stage: rankings in, rankings out, a window of topics at a time.
 
-Only the candidates down to ``depth`` are scored; the rest keep their order below them, and so do candidates whose text cannot
-be found (with ``missing="skip"``): no candidate is lost.
+Only the candidates down to ``depth`` are scored; the rest keep their order below them, and so do candidates
+whose text cannot be found (with ``missing="skip"``): no candidate is lost.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.reranker import PairScorer
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
-WINDOW_PAIRS = 800  # enough pairs to sort by length without much padding, few enough to lose little in a crash
+WINDOW_PAIRS = (
+    800  # enough pairs to sort by length without much padding, few enough to lose little in a crash
+)
 SHARED_WINDOW_PAIRS = 32_000  # where topics share passages, which are run once per window
 
 
 def plan_window(rankings: Iterable[Ranking], depth: int) -> tuple[int, Iterator[Ranking]]:
     """How many topics to score together, and the rankings with those that were looked at put back.
 
-    Many, if already the first topics share candidates (a small collection). It depends on the run and the depth
-    alone, so that a resumed run forms the same batches and so gives the same bytes.
+    Many, if already the first topics share candidates (a small collection). It depends on the run and the
+    depth alone, so that a resumed run forms the same batches and so gives the same bytes.
     """
     rankings = iter(rankings)
     window = max(1, WINDOW_PAIRS // depth)
@@ -36,9 +38,17 @@ def plan_window(rankings: Iterable[Ranking], depth: int) -> tuple[int, Iterator[
     return window, chain(first, rankings)
 
 
-def rerank(rankings: Iterable[Ranking], topics: Mapping[str, str], passages: Passages, scorer: PairScorer, depth: int = 100,
-           missing: str = "error", on_missing: Callable[[QpeftError], None] | None = None,
-           progress: Callable[[int], None] | None = None, window: int | None = None) -> Iterator[Ranking]:
+def rerank(
+    rankings: Iterable[Ranking],
+    topics: Mapping[str, str],
+    passages: Passages,
+    scorer: PairScorer,
+    depth: int = 100,
+    missing: str = "error",
+    on_missing: Callable[[QpeftError], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+    window: int | None = None,
+) -> Iterator[Ranking]:
     """Re-order each ranking's first ``depth`` candidates by the scorer.
 
     Args:
@@ -47,7 +57,8 @@ def rerank(rankings: Iterable[Ranking], topics: Mapping[str, str], passages: Pas
         passages: where candidates' texts come from.
         scorer: a `Reranker`, or anything with ``score(pairs)``.
         depth: how many candidates of a topic are scored.
-        missing: ``error``, or ``skip``: a topic without text stays as it is, a passage without text goes below the scored ones.
+        missing: ``error``, or ``skip``: a topic without text stays as it is, a passage without text goes
+            below the scored ones.
         on_missing: hears of each of these.
         progress: called with numbers of scored pairs.
         window: how many topics are scored together; by default what `plan_window` says.
@@ -65,15 +76,28 @@ def rerank(rankings: Iterable[Ranking], topics: Mapping[str, str], passages: Pas
     rankings, empty = iter(rankings), True
     while part := list(islice(rankings, window)):
         empty = False
-        yield from _rerank_window(part, topics, passages, scorer, depth,
-                                  _stop if missing == "error" else on_missing or _ignore, progress)
+        yield from _rerank_window(
+            part,
+            topics,
+            passages,
+            scorer,
+            depth,
+            _stop if missing == "error" else on_missing or _ignore,
+            progress,
+        )
     if empty:
         raise InputError("the run is empty: there is nothing to rerank")
 
 
-def _rerank_window(window: list[Ranking], topics: Mapping[str, str], passages: Passages, scorer: PairScorer, depth: int,
-                   on_missing: Callable[[QpeftError], None],
-                   progress: Callable[[int], None] | None) -> Iterator[Ranking]:
+def _rerank_window(
+    window: list[Ranking],
+    topics: Mapping[str, str],
+    passages: Passages,
+    scorer: PairScorer,
+    depth: int,
+    on_missing: Callable[[QpeftError], None],
+    progress: Callable[[int], None] | None,
+) -> Iterator[Ranking]:
     for ranking in window:
         if ranking.qid not in topics:
             on_missing(MissingTopicError(ranking.qid))
@@ -111,9 +135,11 @@ def _ignore(error: QpeftError) -> None:
 
 
 def reorder(docs: list[ScoredDoc], scored: list[tuple[ScoredDoc, float]]) -> list[ScoredDoc]:
-    """The scored candidates by their new score (equal ones in their old order), then the others in their old order.
+    """The scored candidates by their new score (equal ones in their old order), then the others in their old
+    order.
 
-    The others' scores go down from the lowest new score in steps of 1, since old and new scores cannot be compared.
+    The others' scores go down from the lowest new score in steps of 1, since old and new scores cannot be
+    compared.
     """
     if not scored:
         return docs

@@ -1,9 +1,9 @@
 """`Reranker`: a model with its adapter that scores (query, passage) pairs; the one object a notebook needs.
 
-    from qpeft_rerank import Reranker
-    reranker = Reranker.from_adapter("my-adapter")
-    for docid, score in reranker.rerank("what is a waggle dance", searcher.search("waggle dance", k=100)):
-        ...
+from qpeft_rerank import Reranker
+reranker = Reranker.from_adapter("my-adapter")
+for docid, score in reranker.rerank("what is a waggle dance", searcher.search("waggle dance", k=100)):
+    ...
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from qpeft_rerank.trec import ScoredDoc
 class PairScorer(Protocol):
     """Anything that scores pairs: the `rerank` stage asks for no more."""
 
-    def score(self, pairs: Sequence[tuple[str, Passage]],
-              progress: Callable[[int], None] | None = None) -> np.ndarray:
-        """A float32 score for each (query, passage), higher is better; ``progress`` hears of finished pairs."""
+    def score(
+        self, pairs: Sequence[tuple[str, Passage]], progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """A float32 score for each (query, passage), higher is better; ``progress`` hears of finished
+        pairs.
+        """
         ...
 
 
@@ -41,25 +44,40 @@ class Reranker:
         batch_size: most pairs in a batch.
     """
 
-    def __init__(self, scorer: QueryLikelihood, batch_tokens: int | None = None, batch_size: int | None = None):
+    def __init__(
+        self, scorer: QueryLikelihood, batch_tokens: int | None = None, batch_size: int | None = None
+    ):
         self.scorer = scorer
         self.limits = default_limits(scorer, batch_tokens, batch_size)
 
     @classmethod
-    def from_adapter(cls, name: str, batch_tokens: int | None = None, batch_size: int | None = None,
-                     **options: Any) -> Reranker:
+    def from_adapter(
+        cls, name: str, batch_tokens: int | None = None, batch_size: int | None = None, **options: Any
+    ) -> Reranker:
         """From an adapter folder or hub name; ``options`` as for `load_adapter`."""
         return cls(load_adapter(name, **options), batch_tokens, batch_size)
 
     @classmethod
-    def from_model(cls, model: str | BaseModel, method: str = "hard-prompt", batch_tokens: int | None = None,
-                   batch_size: int | None = None, settings: dict[str, Any] | None = None, **options: Any) -> Reranker:
-        """Without an adapter: an untrained method, ``hard-prompt`` as a rule; ``options`` as for `load_base`."""
+    def from_model(
+        cls,
+        model: str | BaseModel,
+        method: str = "hard-prompt",
+        batch_tokens: int | None = None,
+        batch_size: int | None = None,
+        settings: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Reranker:
+        """Without an adapter: an untrained method, ``hard-prompt`` as a rule; ``options`` as for
+        `load_base`.
+        """
         base = model if isinstance(model, BaseModel) else load_base(model, **options)
-        return cls(QueryLikelihood(base, AdapterConfig(method=method, **(settings or {}))), batch_tokens, batch_size)
+        return cls(
+            QueryLikelihood(base, AdapterConfig(method=method, **(settings or {}))), batch_tokens, batch_size
+        )
 
-    def score(self, pairs: Sequence[tuple[str, Passage]],
-              progress: Callable[[int], None] | None = None) -> np.ndarray:
+    def score(
+        self, pairs: Sequence[tuple[str, Passage]], progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
         """Mean log-likelihood of each query given its passage, float32, in nats per token; at most 0.
 
         Raises:
@@ -74,7 +92,8 @@ class Reranker:
 
         Args:
             query: its text.
-            hits: what Pyserini's `LuceneSearcher.search` gives (its index must store the text), or `Passage`s.
+            hits: what Pyserini's `LuceneSearcher.search` gives (its index must store the text), or
+                `Passage`s.
 
         Returns:
             (docid, score), best first; equal scores keep the order of ``hits``.

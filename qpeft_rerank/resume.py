@@ -1,7 +1,9 @@
-"""A rerank run that survives a kill: topics are kept as they are scored, and `resume` goes on to the same bytes.
+"""A rerank run that survives a kill: topics are kept as they are scored, and `resume` goes on to the same
+bytes.
 
-While it runs, ``OUTPUT.partial`` holds the lines of finished topics and ``OUTPUT.partial.json`` the settings they were made
-with. At the end they become ``OUTPUT`` and its record ``OUTPUT.json``: a file under the final name is always whole.
+While it runs, ``OUTPUT.partial`` holds the lines of finished topics and ``OUTPUT.partial.json`` the settings
+they were made with. At the end they become ``OUTPUT`` and its record ``OUTPUT.json``: a file under the final
+name is always whole.
 """
 
 from __future__ import annotations
@@ -19,9 +21,16 @@ from qpeft_rerank.record import run_record
 from qpeft_rerank.trec import Ranking, format_ranking
 
 
-def write_resumably(rankings: Iterable[Ranking], stage: Callable[[Iterable[Ranking]], Iterator[Ranking]], output: str | Path,
-                    tag: str, settings: Mapping[str, Any], window: int = 1, resume: bool = False,
-                    on_resumed: Callable[[int], None] | None = None) -> int:
+def write_resumably(
+    rankings: Iterable[Ranking],
+    stage: Callable[[Iterable[Ranking]], Iterator[Ranking]],
+    output: str | Path,
+    tag: str,
+    settings: Mapping[str, Any],
+    window: int = 1,
+    resume: bool = False,
+    on_resumed: Callable[[int], None] | None = None,
+) -> int:
     """Write ``stage(rankings)`` to ``output``, each topic as soon as it is there.
 
     Args:
@@ -38,10 +47,14 @@ def write_resumably(rankings: Iterable[Ranking], stage: Callable[[Iterable[Ranki
         The number of topics in the file.
 
     Raises:
-        InputError: an unfinished run is there and ``resume`` is not set, or it was made from other input or settings.
+        InputError: an unfinished run is there and ``resume`` is not set, or it was made from other input or
+            settings.
     """
     output = Path(output)
-    partial, sidecar = output.with_name(output.name + ".partial"), output.with_name(output.name + ".partial.json")
+    partial, sidecar = (
+        output.with_name(output.name + ".partial"),
+        output.with_name(output.name + ".partial.json"),
+    )
     record = output.with_name(output.name + ".json")
     if not output.parent.is_dir():
         raise InputError(f"folder {str(output.parent)!r} does not exist")
@@ -53,7 +66,9 @@ def write_resumably(rankings: Iterable[Ranking], stage: Callable[[Iterable[Ranki
         return int(_read_json(record).get("topics", 0))
     if partial.exists() and partial.stat().st_size:
         if not resume:
-            raise InputError(f"{partial} holds the finished topics of an earlier run: resume it (--resume) or delete the file")
+            raise InputError(
+                f"{partial} holds finished topics of an earlier run: resume it (--resume) or delete it"
+            )
         _same_settings(sidecar, settings)
         done, rankings = _keep_whole_windows(partial, rankings, window)
         if on_resumed is not None:
@@ -72,7 +87,9 @@ def write_resumably(rankings: Iterable[Ranking], stage: Callable[[Iterable[Ranki
                 topics += 1
             os.fsync(stream.fileno())
     except BaseException:
-        if not (partial.exists() and partial.stat().st_size):  # stopped before the first topic: nothing to go on from
+        if not (
+            partial.exists() and partial.stat().st_size
+        ):  # stopped before the first topic: nothing to go on from
             partial.unlink(missing_ok=True)
             sidecar.unlink(missing_ok=True)
         raise
@@ -94,15 +111,21 @@ def _not_empty(rankings: Iterator[Ranking]) -> Iterator[Ranking]:
     return rankings if first is None else chain([first], rankings)
 
 
-def _stage_if_any(stage: Callable[[Iterable[Ranking]], Iterator[Ranking]], rankings: Iterator[Ranking]) -> Iterator[Ranking]:
+def _stage_if_any(
+    stage: Callable[[Iterable[Ranking]], Iterator[Ranking]], rankings: Iterator[Ranking]
+) -> Iterator[Ranking]:
     """Stages refuse an empty run; nothing left to do after a kill is none."""
     first = next(rankings, None)
     if first is not None:
         yield from stage(chain([first], rankings))
 
 
-def _keep_whole_windows(partial: Path, rankings: Iterator[Ranking], window: int) -> tuple[int, Iterator[Ranking]]:
-    """Cut ``partial`` after its last whole window; the number of its topics, and the rankings that are still to do."""
+def _keep_whole_windows(
+    partial: Path, rankings: Iterator[Ranking], window: int
+) -> tuple[int, Iterator[Ranking]]:
+    """Cut ``partial`` after its last whole window; the number of its topics, and the rankings that are still
+    to do.
+    """
     held: list[Ranking] = []
     end = whole = 0
     with partial.open("rb") as lines:
@@ -115,12 +138,17 @@ def _keep_whole_windows(partial: Path, rankings: Iterator[Ranking], window: int)
                 if not line.endswith(b"\n") or len(columns) != 6:
                     break
                 if columns[0] != ranking.qid.encode():
-                    raise InputError(f"{partial} is of another run: topic {columns[0].decode()!r} where the input has {ranking.qid!r}")
+                    raise InputError(
+                        f"{partial} is of another run: it has topic {columns[0].decode()!r}, the input "
+                        f"{ranking.qid!r}"
+                    )
                 documents.append(columns[2].decode())
             if len(documents) < len(ranking.docs):
                 break
             if set(documents) != {doc.docid for doc in ranking.docs}:
-                raise InputError(f"{partial} is of another run: topic {ranking.qid!r} has other documents there")
+                raise InputError(
+                    f"{partial} is of another run: topic {ranking.qid!r} has other documents there"
+                )
             if len(held) == window:
                 end, whole, held = lines.tell(), whole + window, []
         else:
@@ -134,7 +162,9 @@ def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     before = _read_json(path).get("settings", {})
     for key in sorted(set(before) | set(settings)):
         if before.get(key) != settings.get(key):
-            raise InputError(f"cannot resume: {key} was {before.get(key)!r} and is now {settings.get(key)!r} ({path})")
+            raise InputError(
+                f"cannot resume: {key} was {before.get(key)!r} and is now {settings.get(key)!r} ({path})"
+            )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Many pairs -> scores: sorted by length, in batches filled to a token budget, halved when memory runs out.
 
-A score does not depend on how pairs are batched, so only speed and memory are at stake here: pairs of like length waste no
-padding, the longest come first so that memory runs out at once or never, and a passage that many topics share is run once.
+A score does not depend on how pairs are batched, so only speed and memory are at stake here: pairs of like
+length waste no padding, the longest come first so that memory runs out at once or never, and a passage that
+many topics share is run once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from qpeft_rerank.models.inputs import PairInput
 from qpeft_rerank.models.likelihood import Batch, QueryLikelihood, collate
 
 CPU_BATCH_TOKENS = 8_192  # larger batches fall out of the caches and are no faster
-SHARING_OVERHEAD = 1.3  # passages are shared only if this many times fewer tokens remain: keys and values must be copied
+SHARING_OVERHEAD = (
+    1.3  # passages are shared only if this many times fewer tokens remain: keys and values must be copied
+)
 GPU_MEMORY_SHARE = 0.5  # of what is free once the model is loaded; the rest covers logits and fragmentation
 
 
@@ -29,7 +32,8 @@ class BatchLimits:
     Attributes:
         tokens: positions in all, padding counted; shrinks when memory runs out.
         pairs: most pairs, None for no limit.
-        cached: memory of a position in a shared passage's keys and values, as a share of a position's in the forward pass.
+        cached: memory of a position in a shared passage's keys and values, as a share of a position's in the
+            forward pass.
     """
 
     tokens: int
@@ -37,8 +41,12 @@ class BatchLimits:
     cached: float = 1.0
 
 
-def default_limits(scorer: QueryLikelihood, batch_tokens: int | None = None, batch_size: int | None = None) -> BatchLimits:
-    """Limits that fit the device: asked for, or estimated from free GPU memory and the widths of the model."""
+def default_limits(
+    scorer: QueryLikelihood, batch_tokens: int | None = None, batch_size: int | None = None
+) -> BatchLimits:
+    """Limits that fit the device: asked for, or estimated from free GPU memory and the widths of the
+    model.
+    """
     config = scorer.base.model.config.get_text_config()
     hidden = config.hidden_size
     heads = getattr(config, "num_attention_heads", None) or 1  # state-space models have none
@@ -55,18 +63,21 @@ def default_limits(scorer: QueryLikelihood, batch_tokens: int | None = None, bat
 class Plan:
     """The order in which pairs are scored, and how they are cut into batches.
 
-    Pairs go longest first. Where nothing in front of the query depends on it and passages return (one passage is a candidate of
-    many topics), pairs of a passage go together and the passage is run once for all of them.
+    Pairs go longest first. Where nothing in front of the query depends on it and passages return (one passage
+    is a candidate of many topics), pairs of a passage go together and the passage is run once for all of
+    them.
     """
 
     def __init__(self, scorer: QueryLikelihood, inputs: Sequence[PairInput], limits: BatchLimits):
         self.scorer, self.inputs, self.limits = scorer, inputs, limits
         self.share = self._sharing_pays()
-        self.order = sorted(range(len(inputs)), key=self._shared_key if self.share else lambda i: -inputs[i].length)
+        self.order = sorted(
+            range(len(inputs)), key=self._shared_key if self.share else lambda i: -inputs[i].length
+        )
 
     def batch(self, start: int) -> list[int]:
         """Indices of the batch that begins at place ``start`` of the order; one pair at least."""
-        places = self.order[start:start + (self.limits.pairs or len(self.order))]
+        places = self.order[start : start + (self.limits.pairs or len(self.order))]
         for count, cost in enumerate(self._costs(places)):
             if cost > self.limits.tokens and count:
                 return places[:count]
@@ -79,7 +90,9 @@ class Plan:
     def _costs(self, indices: Sequence[int]) -> Iterator[float]:
         """The cost of the first pair, of the first two, and so on."""
         if not self.share:
-            yield from (count * self.inputs[indices[0]].length for count in range(1, len(indices) + 1))  # the first is longest
+            yield from (
+                count * self.inputs[indices[0]].length for count in range(1, len(indices) + 1)
+            )  # the first is longest
             return
         widest = longest = prefixes = 0
         before: list[int] | None = None
@@ -108,8 +121,12 @@ class Plan:
         return together * SHARING_OVERHEAD < apart and fits and self.scorer.can_share
 
 
-def score_inputs(scorer: QueryLikelihood, inputs: Sequence[PairInput], limits: BatchLimits,
-                 progress: Callable[[int], None] | None = None) -> np.ndarray:
+def score_inputs(
+    scorer: QueryLikelihood,
+    inputs: Sequence[PairInput],
+    limits: BatchLimits,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
     """Mean log-likelihood of each input, float32, in the order given.
 
     Args:
@@ -119,7 +136,8 @@ def score_inputs(scorer: QueryLikelihood, inputs: Sequence[PairInput], limits: B
         progress: called with the number of pairs of each finished batch.
 
     Raises:
-        PairError: one pair alone is too large for the memory, or its score is not finite; ``index`` says which.
+        PairError: one pair alone is too large for the memory, or its score is not finite; ``index`` says
+            which.
     """
     scores = np.empty(len(inputs), dtype=np.float32)
     plan = Plan(scorer, inputs, limits)
@@ -129,13 +147,19 @@ def score_inputs(scorer: QueryLikelihood, inputs: Sequence[PairInput], limits: B
         while start < len(inputs):
             indices = plan.batch(start)
             try:
-                pending.append((indices, scorer(plan.collate(indices))))  # read later: the device works on meanwhile
+                pending.append(
+                    (indices, scorer(plan.collate(indices)))
+                )  # read later: the device works on meanwhile
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 if len(indices) == 1:
-                    raise PairError("out of memory on this pair alone", indices[0], inputs[indices[0]].length) from error
-                limits.tokens = max(1, plan.cost(indices) // 2)  # only that: shorter pairs still fill the batch
+                    raise PairError(
+                        "out of memory on this pair alone", indices[0], inputs[indices[0]].length
+                    ) from error
+                limits.tokens = max(
+                    1, plan.cost(indices) // 2
+                )  # only that: shorter pairs still fill the batch
                 error.__traceback__ = None  # frees the tensors of the failed batch
                 gc.collect()
                 if scorer.base.device.type == "cuda":
@@ -153,5 +177,9 @@ def score_inputs(scorer: QueryLikelihood, inputs: Sequence[PairInput], limits: B
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out. PyTorch has a type for it on a GPU only; on a CPU just a message."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator: can't allocate" in str(error)
+    """Whether an error says that memory ran out. PyTorch has a type for it on a GPU only; on a CPU just a
+    message.
+    """
+    return isinstance(
+        error, (torch.OutOfMemoryError, MemoryError)
+    ) or "DefaultCPUAllocator: can't allocate" in str(error)

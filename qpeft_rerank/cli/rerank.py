@@ -70,6 +70,11 @@ class RerankOptions(
         choices=("error", "skip"),
     )
     resume: bool = option(False, "go on with an --output that was not finished")
+    window: int | None = option(
+        None,
+        "topics scored together (default: those of about 800 pairs, of 32,000 where topics share passages)",
+        least=1,
+    )
     batch_tokens: int | None = option(None, "tokens in a batch (default: what fits the device)", least=1)
     batch_size: int | None = option(None, "most pairs in a batch (default: no limit but the tokens)", least=1)
     force: bool = option(False, "use the adapter on another base model than it was trained for")
@@ -130,6 +135,7 @@ def run(options: RerankOptions) -> None:
     # Before the model is loaded, which may take minutes: is there anything to rerank, and to find passages
     # in?
     window, rankings = plan_window(read_run(source), options.depth)
+    window = options.window or window
     first = next(rankings, None)
     if first is None:
         raise InputError("the run is empty: there is nothing to rerank")
@@ -233,6 +239,7 @@ def _settings(options: RerankOptions, reranker: Reranker, source: str, tag: str)
         "depth": options.depth,
         "missing": options.missing,
         "runtag": tag,
+        "window": options.window,
         "batch_tokens": options.batch_tokens,
         "batch_size": options.batch_size,
     }

@@ -1,4 +1,5 @@
-"""`qpeft demo`: index, search, train, rerank, evaluate on the packaged collection with the packaged model, told as it goes."""
+"""`qpeft demo`: index, search, train, rerank, evaluate on the packaged collection with the packaged model,
+told as it goes."""
 
 from __future__ import annotations
 
@@ -49,14 +50,17 @@ def run_demo(output: str | Path) -> Iterator[str]:
     """Run the whole chain offline; yields its story piece by piece, each ending in a newline.
 
     Args:
-        output: a folder that is new, empty, or holds an earlier demo: index, runs, adapters, tables and pictures go there.
+        output: a folder that is new, empty, or holds an earlier demo: index, runs, adapters, tables and
+            pictures go there.
 
     Raises:
         InputError: the folder is taken. DependencyError: no Java.
     """
     folder = _prepare(Path(output))
     began = time.monotonic()
-    data = _Data(load_collection(COLLECTION), open_passages(corpus=load_collection(COLLECTION).required("corpus")))
+    data = _Data(
+        load_collection(COLLECTION), open_passages(corpus=load_collection(COLLECTION).required("corpus"))
+    )
 
     count = build_index(data.collection.required("corpus"), folder / "index", overwrite=True)
     yield f"index     {count} passages, 32 themes of 6 -> {folder / 'index'}\n"
@@ -71,8 +75,17 @@ def run_demo(output: str | Path) -> Iterator[str]:
     yield f"rerank    by the plain likelihood of the query (hard prompt) -> {systems['hard-prompt']}\n"
     for method, settings in TRAINED.items():
         adapter = folder / f"adapter.{method}"
-        yield f"train     {method} on {len(data.topics('train'))} topics, epoch chosen on {len(data.topics('dev'))} others ...\n"
-        record = train(base, settings, TRAINING, _judged(data, "train", runs), data.passages, adapter, _judged(data, "dev", runs))
+        counts = len(data.topics("train")), len(data.topics("dev"))
+        yield f"train     {method} on {counts[0]} topics, epoch chosen on {counts[1]} others ...\n"
+        record = train(
+            base,
+            settings,
+            TRAINING,
+            _judged(data, "train", runs),
+            data.passages,
+            adapter,
+            _judged(data, "dev", runs),
+        )
         yield f"          best epoch {record['best_epoch']} of {len(record['epochs']) - 1} -> {adapter}\n"
         systems[method] = _rerank(Reranker.from_adapter(str(adapter), base=base), data, folder, runs["test"])
         yield f"rerank    by {method} -> {systems[method]}\n"
@@ -81,7 +94,8 @@ def run_demo(output: str | Path) -> Iterator[str]:
     table = report(evaluations)
     (folder / "evaluation.txt").write_text(table, encoding="utf-8")
     plot_topic_differences(evaluations[0], evaluations[-1], "nDCG@10", folder / "differences.png")
-    yield f"evaluate  {evaluations[0].judged} test topics -> {folder / 'evaluation.txt'}, {folder / 'differences.png'}\n\n{table}\n"
+    written = f"{folder / 'evaluation.txt'}, {folder / 'differences.png'}"
+    yield f"evaluate  {evaluations[0].judged} test topics -> {written}\n\n{table}\n"
     yield from _one_topic(data, folder, base, systems, evaluations)
     yield f"\nDone in {time.monotonic() - began:.0f} s. All files are in {folder}.\n"
 
@@ -90,7 +104,9 @@ def _prepare(folder: Path) -> Path:
     """Make the folder; in one of an earlier demo, remove what is made anew."""
     import shutil
 
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "run.demo.bm25.test.txt").exists())):
+    if folder.exists() and (
+        not folder.is_dir() or (any(folder.iterdir()) and not (folder / "run.demo.bm25.test.txt").exists())
+    ):
         raise InputError(f"{folder} is there already and holds no earlier demo: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
@@ -112,18 +128,24 @@ def _rerank(reranker: Reranker, data: _Data, folder: Path, run: Path) -> Path:
     return path
 
 
-def _one_topic(data: _Data, folder: Path, base: BaseModel, systems: Mapping[str, Path],
-               evaluations: list[Evaluation]) -> Iterator[str]:
+def _one_topic(
+    data: _Data, folder: Path, base: BaseModel, systems: Mapping[str, Path], evaluations: list[Evaluation]
+) -> Iterator[str]:
     """The topic that Q-PEFT-A helps most, before and after, with the hints of its first passage."""
     before, after = evaluations[0].per_topic, evaluations[-1].per_topic
     qid = max(before, key=lambda q: after[q]["nDCG@10"] - before[q]["nDCG@10"])
     query, grades = data.topics("test")[qid], data.qrels("test")[qid]
     rankings: dict[str, Ranking] = {name: load_run(path)[qid] for name, path in systems.items()}
-    texts = data.passages.get([doc.docid for ranking in rankings.values() for doc in ranking.docs[:SHOWN_PASSAGES]])
+    texts = data.passages.get(
+        [doc.docid for ranking in rankings.values() for doc in ranking.docs[:SHOWN_PASSAGES]]
+    )
     yield f"The topic that Q-PEFT-A helps most, {qid}: {query}\n(a star marks passages judged relevant)\n"
     for name in ("bm25", "qpeft-a"):
         yield f"\n{'before' if name == 'bm25' else 'after '}    {name}\n"
-        yield "".join(_line(place, doc, texts[doc.docid], grades) for place, doc in enumerate(rankings[name].docs[:SHOWN_PASSAGES], 1))
+        yield "".join(
+            _line(place, doc, texts[doc.docid], grades)
+            for place, doc in enumerate(rankings[name].docs[:SHOWN_PASSAGES], 1)
+        )
     best = texts[rankings["qpeft-a"].docs[0].docid]
     for method in TRAINED:
         why = Reranker.from_adapter(str(folder / f"adapter.{method}"), base=base).explain(query, best)

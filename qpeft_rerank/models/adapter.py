@@ -1,7 +1,8 @@
-"""An adapter is a folder: `adapter_config.json`, `adapter_model.safetensors`, a model card. Saved, loaded, shared by name.
+"""An adapter is a folder: `adapter_config.json`, `adapter_model.safetensors`, a model card. Saved, loaded,
+shared by name.
 
-The folder holds all that a score depends on besides the base model, and a fingerprint of that base model and its tokenizer:
-scores of another base model would be noise, so loading on one is an error unless forced.
+The folder holds all that a score depends on besides the base model, and a fingerprint of that base model and
+its tokenizer: scores of another base model would be noise, so loading on one is an error unless forced.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ FORMAT = "qpeft-rerank adapter 1"
 _FINGERPRINT = "base_model.fingerprint"
 
 
-def save_adapter(folder: str | Path, scorer: QueryLikelihood, training: Mapping[str, Any] | None = None) -> Path:
+def save_adapter(
+    folder: str | Path, scorer: QueryLikelihood, training: Mapping[str, Any] | None = None
+) -> Path:
     """Write the trained part of ``scorer`` as an adapter folder; each file appears whole or not at all.
 
     Args:
@@ -45,20 +48,34 @@ def save_adapter(folder: str | Path, scorer: QueryLikelihood, training: Mapping[
     weights = {name: p.detach().cpu().contiguous() for name, p in scorer.trained_parameters().items()}
     weights[_FINGERPRINT] = base.weight_fingerprint()
     config = {
-        "format": FORMAT, "version": __version__, "settings": scorer.config.to_dict(),
-        "base_model": {"name": base.name, "revision": base.revision, "lora": base.lora,
-                       "tokenizer_sha256": base.tokenizer_fingerprint()},
+        "format": FORMAT,
+        "version": __version__,
+        "settings": scorer.config.to_dict(),
+        "base_model": {
+            "name": base.name,
+            "revision": base.revision,
+            "lora": base.lora,
+            "tokenizer_sha256": base.tokenizer_fingerprint(),
+        },
         "trained_parameters": sum(p.numel() for p in scorer.trained_parameters().values()),
     }
     with _replacing(folder / WEIGHTS_FILE) as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
     _write(folder / CARD_FILE, model_card(config, training or {}))
-    _write(folder / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n")  # last: it makes the folder whole
+    _write(
+        folder / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    )  # last: it makes the folder whole
     return folder
 
 
-def load_adapter(name: str | Path, base: BaseModel | None = None, force: bool = False, revision: str | None = None,
-                 model: str | None = None, **base_options: Any) -> QueryLikelihood:
+def load_adapter(
+    name: str | Path,
+    base: BaseModel | None = None,
+    force: bool = False,
+    revision: str | None = None,
+    model: str | None = None,
+    **base_options: Any,
+) -> QueryLikelihood:
     """Load an adapter folder (or a repository of the hub, by name) with its base model, ready to score.
 
     Args:
@@ -70,7 +87,8 @@ def load_adapter(name: str | Path, base: BaseModel | None = None, force: bool = 
         base_options: for `load_base` (dtype, device ...).
 
     Raises:
-        AdapterError: something is missing or damaged, or this is another base model than the adapter was trained for.
+        AdapterError: something is missing or damaged, or this is another base model than the adapter was
+            trained for.
     """
     folder = fetch_folder(name, revision)
     config = read_config(folder)
@@ -92,14 +110,20 @@ def load_adapter(name: str | Path, base: BaseModel | None = None, force: bool = 
 
 
 def put_weights(scorer: QueryLikelihood, weights: Mapping[str, torch.Tensor], where: object) -> None:
-    """Copy trained weights into ``scorer``. Raises `AdapterError` unless names and shapes are exactly those it has."""
+    """Copy trained weights into ``scorer``. Raises `AdapterError` unless names and shapes are exactly those
+    it has.
+    """
     parameters = scorer.trained_parameters()
     for name in sorted(set(parameters) ^ set(weights)):
-        raise AdapterError(f"{where}: {name!r} is {'missing' if name in parameters else 'not a weight of this method'}")
+        raise AdapterError(
+            f"{where}: {name!r} is {'missing' if name in parameters else 'not a weight of this method'}"
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             if parameter.shape != weights[name].shape:
-                raise AdapterError(f"{where}: {name!r} has shape {list(weights[name].shape)}, not {list(parameter.shape)}")
+                raise AdapterError(
+                    f"{where}: {name!r} has shape {list(weights[name].shape)}, not {list(parameter.shape)}"
+                )
             parameter.copy_(weights[name])
 
 
@@ -109,12 +133,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise AdapterError(f"{folder} is no adapter folder: {CONFIG_FILE} cannot be read ({error.strerror})") from error
+        raise AdapterError(
+            f"{folder} is no adapter folder: {CONFIG_FILE} cannot be read ({error.strerror})"
+        ) from error
     except ValueError as error:
         raise AdapterError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise AdapterError(f"{path} is no adapter of qpeft-rerank" + (f" but a peft adapter of type {kind}" if kind else ""))
+        raise AdapterError(
+            f"{path} is no adapter of qpeft-rerank" + (f" but a peft adapter of type {kind}" if kind else "")
+        )
     settings, base = config.get("settings"), config.get("base_model")
     if not isinstance(settings, dict) or not isinstance(base, dict) or not isinstance(base.get("name"), str):
         raise AdapterError(f"{path} lacks 'settings' or the name of its 'base_model'")
@@ -126,51 +154,88 @@ def fetch_folder(name: str | Path, revision: str | None = None) -> Path:
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.json", "*.safetensors", CARD_FILE]))
+        return Path(
+            snapshot_download(
+                str(name), revision=revision, allow_patterns=["*.json", "*.safetensors", CARD_FILE]
+            )
+        )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"{str(name)!r} is no folder, and the hub does not give it: {type(error).__name__}") from error
+        raise InputError(
+            f"{str(name)!r} is no folder, and the hub does not give it: {type(error).__name__}"
+        ) from error
 
 
 def push_adapter(folder: str | Path, name: str, private: bool = False, revision: str | None = None) -> str:
-    """Upload an adapter folder to the hub under ``name`` (made if need be); returns its address."""
+    """Upload an adapter folder to the hub under ``name`` (made if need be); returns its address.
+
+    Raises:
+        AdapterError: it is no adapter folder. InputError: the hub does not take it.
+    """
     from huggingface_hub import HfApi
 
     read_config(Path(folder))
     api = HfApi()
-    api.create_repo(name, private=private, exist_ok=True)
-    return str(api.upload_folder(repo_id=name, folder_path=str(folder), revision=revision,
-                                 allow_patterns=["*.json", "*.safetensors", "*.md", "*.png"]))
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        address = api.upload_folder(
+            repo_id=name,
+            folder_path=str(folder),
+            revision=revision,
+            allow_patterns=["*.json", "*.safetensors", "*.md", "*.png"],
+        )
+    except Exception as error:  # the hub's, httpx's and the system's errors have no common base
+        raise InputError(f"the hub does not take {name!r}: {' '.join(str(error).split())[:300]}") from error
+    return str(address)
 
 
 def model_card(config: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     """The README of an adapter folder, in the hub's form."""
     base, settings = config["base_model"], config["settings"]
-    lines = ["---", "library_name: qpeft-rerank", f"base_model: {json.dumps(base['name'])}", "tags: [reranking, q-peft]", "---",
-             "", f"# {settings['method']} reranker", "",
-             f"Re-orders the passages of a TREC run by query likelihood of `{base['name']}`, with "
-             f"{config['trained_parameters']:,} trained parameters (method `{settings['method']}`, arXiv 2404.04522).", "",
-             "    qpeft rerank --adapter THIS_FOLDER --topics TOPICS --index INDEX RUN", ""]
+    lines = [
+        "---",
+        "library_name: qpeft-rerank",
+        f"base_model: {json.dumps(base['name'])}",
+        "tags: [reranking, q-peft]",
+        "---",
+        "",
+        f"# {settings['method']} reranker",
+        "",
+        f"Re-orders the passages of a TREC run by query likelihood of `{base['name']}`, with "
+        f"{config['trained_parameters']:,} trained parameters (method `{settings['method']}`, "
+        "arXiv 2404.04522).",
+        "",
+        "    qpeft rerank --adapter THIS_FOLDER --topics TOPICS --index INDEX RUN",
+        "",
+    ]
     if training:
         lines += ["## Training", "", *(f"* {key}: {value}" for key, value in training.items()), ""]
     lines += ["## Settings", "", "```json", json.dumps(settings, indent=2, ensure_ascii=False), "```", ""]
     return "\n".join(lines)
 
 
-def _check_base(base: BaseModel, fingerprint: torch.Tensor, trained_on: Mapping[str, Any], folder: Path) -> None:
+def _check_base(
+    base: BaseModel, fingerprint: torch.Tensor, trained_on: Mapping[str, Any], folder: Path
+) -> None:
     hint = "use its base model, or force it if you know better"
     if trained_on.get("tokenizer_sha256") != base.tokenizer_fingerprint():
-        raise AdapterError(f"{folder} was trained for another tokenizer than that of {base.name!r} "
-                           f"(for {trained_on['name']!r}): {hint}")
+        raise AdapterError(
+            f"{folder} was trained for another tokenizer than that of {base.name!r} "
+            f"(for {trained_on['name']!r}): {hint}"
+        )
     if not same_weights(fingerprint, base.weight_fingerprint()):
-        raise AdapterError(f"{folder} was trained for another base model than {base.name!r} "
-                           f"(for {trained_on['name']!r}): {hint}")
+        raise AdapterError(
+            f"{folder} was trained for another base model than {base.name!r} "
+            f"(for {trained_on['name']!r}): {hint}"
+        )
 
 
 class _replacing:
-    """A temporary path beside ``path`` that takes its place when the block ends well and is removed when not."""
+    """A temporary path beside ``path`` that takes its place when the block ends well and is removed when
+    not.
+    """
 
     def __init__(self, path: Path):
         self.path = path

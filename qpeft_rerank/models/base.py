@@ -1,12 +1,15 @@
-"""The frozen causal language model under a reranker: any of transformers' by name or folder, checked before use.
+"""The frozen causal language model under a reranker: any of transformers' by name or folder, checked before
+use.
 
-Only safetensors and JSON are read. `BaseModel` keeps model, tokenizer and what an adapter must know to find the same again.
+Only safetensors and JSON are read. `BaseModel` keeps model, tokenizer and what an adapter must know to find
+the same again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +68,11 @@ class BaseModel:
         return self.embeddings.weight.dtype
 
     def weight_fingerprint(self) -> Tensor:
-        """A few hundred of the model's weights [256], fp32, the same places each time; NaN where a weight is quantised.
+        """A few hundred of the model's weights [256], fp32, the same places each time; NaN where a weight is
+        quantised.
 
-        Two loads of one model agree up to the rounding of their types, two different models do not (`same_weights`).
+        Two loads of one model agree up to the rounding of their types, two different models do not
+        (`same_weights`).
         """
         parameters = dict(self.model.named_parameters())
         names = sorted(parameters)
@@ -90,7 +95,9 @@ class BaseModel:
 
 
 def same_weights(a: Tensor, b: Tensor) -> bool:
-    """Whether two weight fingerprints are of one model, possibly loaded in different types (bf16 keeps 8 bits)."""
+    """Whether two weight fingerprints are of one model, possibly loaded in different types (bf16 keeps 8
+    bits).
+    """
     if a.shape != b.shape:
         return False
     both = ~(a.isnan() | b.isnan())
@@ -98,8 +105,15 @@ def same_weights(a: Tensor, b: Tensor) -> bool:
     return bool(torch.allclose(a[both], b[both], rtol=2**-7, atol=float(scale) * 2**-12))
 
 
-def load_base(name: str, dtype: str | None = None, device: str | None = None, device_map: str | None = None,
-              quantize: str | None = None, lora: str | None = None, revision: str | None = None) -> BaseModel:
+def load_base(
+    name: str,
+    dtype: str | None = None,
+    device: str | None = None,
+    device_map: str | None = None,
+    quantize: str | None = None,
+    lora: str | None = None,
+    revision: str | None = None,
+) -> BaseModel:
     """Load a causal language model and its tokenizer, freeze and check it.
 
     Args:
@@ -108,7 +122,8 @@ def load_base(name: str, dtype: str | None = None, device: str | None = None, de
         device: cpu, cuda, cuda:1 ...; by default a GPU if there is one.
         device_map: accelerate's placement over several devices ("auto"); instead of ``device``.
         quantize: 8bit or 4bit through bitsandbytes (extra ``quantized``).
-        lora: folder or name of a peft LoRA that the model is to carry (merged into it, but for quantised models).
+        lora: folder or name of a peft LoRA that the model is to carry (merged into it, but for quantised
+            models).
         revision: branch, tag or commit on the hub.
 
     Raises:
@@ -121,13 +136,16 @@ def load_base(name: str, dtype: str | None = None, device: str | None = None, de
         raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if device is not None and device_map is not None:
         raise InputError("device and device_map exclude each other")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or _default_device()
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device: {device!r} cannot be used: {_one_line(error)}") from error
     folder = str(DEMO_MODEL) if name == "demo" else name
-    options: dict[str, Any] = {"dtype": DTYPES[dtype or _default_dtype(device)], "revision": revision or "main"}
+    options: dict[str, Any] = {
+        "dtype": DTYPES[dtype or _default_dtype(device)],
+        "revision": revision or "main",
+    }
     if quantize is not None:
         options["quantization_config"] = _quantization(quantize)
     if device_map is not None:
@@ -153,6 +171,12 @@ def load_base(name: str, dtype: str | None = None, device: str | None = None, de
     return base
 
 
+def _default_device() -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun's number of this process on its machine
+
+
 def _default_dtype(device: str) -> str:
     return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
 
@@ -165,9 +189,14 @@ def _quantization(quantize: str) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise DependencyError('quantised models need bitsandbytes: pip install "qpeft-rerank[quantized]"') from error
-    return BitsAndBytesConfig(load_in_8bit=quantize == "8bit", load_in_4bit=quantize == "4bit",
-                              bnb_4bit_compute_dtype=torch.bfloat16)
+        raise DependencyError(
+            'quantised models need bitsandbytes: pip install "qpeft-rerank[quantized]"'
+        ) from error
+    return BitsAndBytesConfig(
+        load_in_8bit=quantize == "8bit",
+        load_in_4bit=quantize == "4bit",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
@@ -186,11 +215,15 @@ def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
 
 
 def _check(base: BaseModel) -> None:
-    """Model and tokenizer fit, and the model is causal: a later token must not change what it says of an earlier one."""
+    """Model and tokenizer fit, and the model is causal: a later token must not change what it says of an
+    earlier one.
+    """
     size = base.embeddings.weight.shape[0]
     probe = base.tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
     if not probe or max(*probe, *_usable_ids(base.tokenizer)) >= size:
-        raise InputError(f"the tokenizer of {base.name!r} has ids that its model (vocabulary {size}) does not")
+        raise InputError(
+            f"the tokenizer of {base.name!r} has ids that its model (vocabulary {size}) does not"
+        )
     ids = torch.tensor([probe[:3] + [probe[0]], probe[:3] + [probe[-1]]], device=base.device)
     if probe[0] == probe[-1]:
         ids[1, -1] = (probe[0] + 1) % size
@@ -199,16 +232,24 @@ def _check(base: BaseModel) -> None:
             logits = base.model(input_ids=ids, use_cache=False).logits[:, :3].float()
             embedded = base.model(inputs_embeds=base.embeddings(ids), use_cache=False).logits[:, :3].float()
         except (TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"model {base.name!r} is no causal language model: {_one_line(error)}") from error
+            raise InputError(
+                f"model {base.name!r} is no causal language model: {_one_line(error)}"
+            ) from error
     tolerance = (1e-4 if base.dtype == torch.float32 else 0.05) * float(logits.std()) + 1e-6
     if not torch.allclose(logits[0], logits[1], atol=tolerance, rtol=0):
-        raise InputError(f"model {base.name!r} is not causal: it looks at later tokens, so query likelihood means nothing")
+        raise InputError(
+            f"model {base.name!r} is not causal: it looks at later tokens, so query likelihood means nothing"
+        )
     if not torch.allclose(logits, embedded, atol=tolerance, rtol=0):
-        raise InputError(f"model {base.name!r} cannot take hints: it needs more of a token than its embedding")
+        raise InputError(
+            f"model {base.name!r} cannot take hints: it needs more of a token than its embedding"
+        )
 
 
 def _usable_ids(tokenizer: Any) -> set[int]:
-    """Ids that a text can have, and those of bos and eos; other special tokens (a [PAD] added later) are never used."""
+    """Ids that a text can have, and those of bos and eos; other special tokens (a [PAD] added later) are
+    never used.
+    """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     ends = {i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None}
     return set(tokenizer.get_vocab().values()) - special | ends

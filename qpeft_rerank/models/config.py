@@ -1,7 +1,7 @@
 """What an adapter is: one checked dataclass that goes to and from JSON.
 
-Everything a score depends on besides the base model's weights stands here; each field carries its own help text, which the
-command line shows.
+Everything a score depends on besides the base model's weights stands here; each field carries its own help
+text, which the command line shows.
 """
 
 from __future__ import annotations
@@ -34,25 +34,47 @@ class AdapterConfig:
     """
 
     method: str = _option("qpeft-a", "how hints are made", choices=METHODS)
-    prompt: str | None = _option(None, "instruction in front of the input (default: one that fits the method)")
-    soft_prompt: bool = _option(False, "train the prompt's vectors too (always so for the method soft-prompt)")
-    prompt_layers: int = _option(0, "depth n of the MLP on the soft prompt: Linear, then n times ReLU and Linear; 0 is none")
+    prompt: str | None = _option(
+        None, "instruction in front of the input (default: one that fits the method)"
+    )
+    soft_prompt: bool = _option(
+        False, "train the prompt's vectors too (always so for the method soft-prompt)"
+    )
+    prompt_layers: int = _option(
+        0, "depth n of the MLP on the soft prompt: Linear, then n times ReLU and Linear; 0 is none"
+    )
     k: int = _option(15, "hints per pair (qpeft-r, vocab) or per query token (token)")
     heads: int = _option(2, "attention heads (qpeft-a)")
-    placement: str = _option("suffix", "where hints stand: before the passage, or after it (then a passage is run once for "
-                             "all its topics)", choices=("prefix", "suffix"))
-    similarity: str = _option("cosine", "how tokens are compared (qpeft-r, vocab, token)", choices=("cosine", "dot"))
+    placement: str = _option(
+        "suffix",
+        "where hints stand: before the passage, or after it (then a passage is run once for all its topics)",
+        choices=("prefix", "suffix"),
+    )
+    similarity: str = _option(
+        "cosine", "how tokens are compared (qpeft-r, vocab, token)", choices=("cosine", "dot")
+    )
     filters: tuple[str, ...] = _option(FILTERS, "tokens that cannot be hints", choices=FILTERS)
     hint_layers: int = _option(1, "depth n of the MLP on the hints; 0 is none")
-    hint_table: str = _option("trained", "embedding table of the hints: a trained copy of the model's, or the model's own",
-                              choices=("trained", "frozen"))
+    hint_table: str = _option(
+        "trained",
+        "embedding table of the hints: a trained copy of the model's, or the model's own",
+        choices=("trained", "frozen"),
+    )
     hint_prefix: str = _option("hints: ", "text in front of the hints")
     attention_dropout: float = _option(0.1, "dropout of the attention weights in training (qpeft-a)")
-    passage_tokens: int = _option(300, "a passage is cut after this many tokens; query, prompt and hints never are")
-    passage_format: str = _option("title text", "how title and text are joined; the last two are the published code's",
-                                  choices=PASSAGE_FORMATS)
-    layout: str = _option("default", "order and special tokens of the input; 'published' is the research code's exactly",
-                          choices=("default", "published"))
+    passage_tokens: int = _option(
+        300, "a passage is cut after this many tokens; query, prompt and hints never are"
+    )
+    passage_format: str = _option(
+        "title text",
+        "how title and text are joined; the last two are the published code's",
+        choices=PASSAGE_FORMATS,
+    )
+    layout: str = _option(
+        "default",
+        "order and special tokens of the input; 'published' is the research code's exactly",
+        choices=("default", "published"),
+    )
 
     fixed_prompt: str = _option("", "text in front of the passage (published layout only)")
 
@@ -66,10 +88,22 @@ class AdapterConfig:
                         raise InputError(f"filters: {name!r} is not one of {', '.join(FILTERS)}")
             elif choices and value not in choices:
                 raise InputError(f"{f.name}: {value!r} is not one of {', '.join(choices)}")
-        for name, least in (("k", 1), ("heads", 1), ("hint_layers", 0), ("prompt_layers", 0), ("passage_tokens", 1)):
+        for name, least in (
+            ("k", 1),
+            ("heads", 1),
+            ("hint_layers", 0),
+            ("prompt_layers", 0),
+            ("passage_tokens", 1),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name}: {value!r} is not a whole number of at least {least}")
+        for name in ("prompt", "hint_prefix", "fixed_prompt"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (name, value) != ("prompt", None):
+                raise InputError(f"{name}: {value!r} is not a text")
+        if not isinstance(self.soft_prompt, bool):
+            raise InputError(f"soft_prompt: {self.soft_prompt!r} is neither true nor false")
         if not 0 <= self.attention_dropout < 1:
             raise InputError(f"attention_dropout: {self.attention_dropout!r} is not in [0, 1)")
         if self.method == "soft-prompt":
@@ -103,7 +137,9 @@ class AdapterConfig:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise AdapterError(f"{where}: unknown setting {unknown[0]!r}; this version knows {', '.join(sorted(known))}")
+            raise AdapterError(
+                f"{where}: unknown setting {unknown[0]!r}; this version knows {', '.join(sorted(known))}"
+            )
         try:
             return cls(**values)
         except (InputError, TypeError) as error:

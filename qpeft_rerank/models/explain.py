@@ -15,7 +15,8 @@ class Explanation(NamedTuple):
     """Attributes:
     score: mean of the tokens' log-likelihoods.
     tokens: each scored token of the query (and the end) with its log-likelihood, in nats.
-    hints: the hint tokens, best first; for Q-PEFT-A, per query token the passage token that it attends to most.
+    hints: the hint tokens, best first; for Q-PEFT-A, per query token the passage token that it attends to
+        most.
     """
 
     score: float
@@ -32,8 +33,10 @@ def explain(scorer: QueryLikelihood, query: str, passage: Passage) -> Explanatio
         values = scorer.token_log_likelihoods(batch).tolist()
         ids = _hint_ids(scorer, batch.pairs)
     decode = encoder.tokenizer.decode
-    scored = pair.after[len(pair.after) - pair.scored:]
-    tokens = [(decode([i]).strip() or repr(decode([i])), value) for i, value in zip(scored, values, strict=True)]
+    scored = pair.after[len(pair.after) - pair.scored :]
+    tokens = [
+        (decode([i]).strip() or repr(decode([i])), value) for i, value in zip(scored, values, strict=True)
+    ]
     return Explanation(sum(values) / len(values), tokens, [decode([i]).strip() for i in ids])
 
 

@@ -33,7 +33,9 @@ class Pairs(NamedTuple):
 
 
 class Hints(NamedTuple):
-    """Hint vectors [B, H, D], their mask [B, H], and the ids they stand for [B, H] (-1: a mixture of tokens)."""
+    """Hint vectors [B, H, D], their mask [B, H], and the ids they stand for [B, H] (-1: a mixture of
+    tokens).
+    """
 
     vectors: Tensor
     mask: Tensor
@@ -44,7 +46,9 @@ def mlp(size: int, layers: int) -> nn.Module:
     """Linear, then ``layers`` times ReLU and Linear, all size -> size; the identity for 0."""
     if layers == 0:
         return nn.Identity()
-    return nn.Sequential(nn.Linear(size, size), *(m for _ in range(layers) for m in (nn.ReLU(), nn.Linear(size, size))))
+    return nn.Sequential(
+        nn.Linear(size, size), *(m for _ in range(layers) for m in (nn.ReLU(), nn.Linear(size, size)))
+    )
 
 
 class SoftPrompt(nn.Module):
@@ -60,7 +64,9 @@ class SoftPrompt(nn.Module):
 
 
 class HintTable(nn.Module):
-    """Embeddings of hint tokens: a trained fp32 copy of the base model's table, or that table itself. ids -> vectors"""
+    """Embeddings of hint tokens: a trained fp32 copy of the base model's table, or that table itself. ids ->
+    vectors
+    """
 
     def __init__(self, base: nn.Embedding, trained: bool):
         super().__init__()
@@ -111,7 +117,10 @@ class HintBlock(nn.Module):
         hints = self.make(pairs)
         head, tail = (ids.expand(rows, -1) for ids in (self.head, self.tail))
         vectors = torch.cat([self.table(head), hints.vectors, self.table(tail)], dim=1)
-        mask = torch.cat([torch.ones_like(head, dtype=torch.bool), hints.mask, torch.ones_like(tail, dtype=torch.bool)], dim=1)
+        mask = torch.cat(
+            [torch.ones_like(head, dtype=torch.bool), hints.mask, torch.ones_like(tail, dtype=torch.bool)],
+            dim=1,
+        )
         return Hints(self.mlp(vectors), mask, torch.cat([head, hints.ids, tail], dim=1))
 
 
@@ -123,8 +132,14 @@ class SelectedHints(HintBlock):
             ids, mask = self.pick(pairs)
         return Hints(self.table(ids), mask, ids)
 
-    def __init__(self, config: AdapterConfig, base: nn.Embedding, head: list[int], tail: list[int],
-                 vocabulary: list[bool] | None = None):
+    def __init__(
+        self,
+        config: AdapterConfig,
+        base: nn.Embedding,
+        head: list[int],
+        tail: list[int],
+        vocabulary: list[bool] | None = None,
+    ):
         super().__init__(config, base, head, tail)
         allowed = None if vocabulary is None else torch.tensor(vocabulary)
         self.register_buffer("vocabulary", allowed, persistent=False)  # [V], ids that ``vocab`` may pick
@@ -137,23 +152,35 @@ class SelectedHints(HintBlock):
         if config.similarity == "cosine":
             scores = without_rounding_noise(scores)
         if config.method == "qpeft-r":
-            return nearest_passage_tokens(scores, pairs.query_mask, pairs.passage_ids, pairs.candidate, config.k,
-                                          "duplicates" in config.filters)
+            return nearest_passage_tokens(
+                scores,
+                pairs.query_mask,
+                pairs.passage_ids,
+                pairs.candidate,
+                config.k,
+                "duplicates" in config.filters,
+            )
         if config.method == "vocab":
             scores = scores.masked_fill(~self.vocabulary, -torch.inf)
-            return nearest_vocabulary(scores, pairs.query_ids, pairs.query_mask, config.k, "query" in config.filters)
+            return nearest_vocabulary(
+                scores, pairs.query_ids, pairs.query_mask, config.k, "query" in config.filters
+            )
         return nearest_per_token(scores, pairs.query_ids, pairs.query_mask, config.k)
 
 
 class AttendedHints(HintBlock):
-    """Q-PEFT-A: one hint per query token, a mixture of the passage's embeddings found by multi-head attention."""
+    """Q-PEFT-A: one hint per query token, a mixture of the passage's embeddings found by multi-head
+    attention.
+    """
 
     def __init__(self, config: AdapterConfig, base: nn.Embedding, head: list[int], tail: list[int]):
         super().__init__(config, base, head, tail)
         size = base.weight.shape[1]
         if size % config.heads:
             raise InputError(f"heads: {config.heads} does not divide the model's embedding size {size}")
-        self.attention = nn.MultiheadAttention(size, config.heads, dropout=config.attention_dropout, batch_first=True)
+        self.attention = nn.MultiheadAttention(
+            size, config.heads, dropout=config.attention_dropout, batch_first=True
+        )
 
     def make(self, pairs: Pairs) -> Hints:
         vectors, _ = self._attend(pairs, need_weights=False)
@@ -161,16 +188,21 @@ class AttendedHints(HintBlock):
         return Hints(vectors, mask, torch.full_like(pairs.query_ids, -1))
 
     def most_attended(self, pairs: Pairs) -> Tensor:
-        """For each query token the id of the passage token with the largest weight (mean over heads), [B, Q]."""
+        """For each query token the id of the passage token with the largest weight (mean over heads), [B,
+        Q].
+        """
         _, weights = self._attend(pairs, need_weights=True)
         return pairs.passage_ids.gather(1, weights.argmax(dim=2))
 
     def _attend(self, pairs: Pairs, need_weights: bool) -> tuple[Tensor, Tensor | None]:
         passage = self.base_vectors(pairs.passage_ids)
-        # Attention over nothing would be NaN: a passage with no token to attend to shows a pad, and its hints are masked.
+        # Attention over nothing would be NaN: a passage with no token to attend to shows a pad, and its hints
+        # are masked.
         hidden = ~pairs.candidate
         hidden[:, 0] &= pairs.candidate.any(dim=1)
-        return self.attention(self.table(pairs.query_ids), passage, passage, key_padding_mask=hidden, need_weights=need_weights)
+        return self.attention(
+            self.table(pairs.query_ids), passage, passage, key_padding_mask=hidden, need_weights=need_weights
+        )
 
 
 def make_hint_block(config: AdapterConfig, base: nn.Embedding, encoder: PairEncoder) -> HintBlock | None:

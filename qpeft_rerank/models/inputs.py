@@ -1,17 +1,18 @@
 """(query, passage) -> token ids, in our own layout.
 
-    [bos] prompt [hints] "\\nPassage:\\n" passage          "\\nQuestion:\\n" query [eos]     placement "prefix"
-    [bos] prompt         "\\nPassage:\\n" passage [hints]  "\\nQuestion:\\n" query [eos]     placement "suffix"
+    [bos] prompt [hints] "\\nPassage:\\n" passage         "\\nQuestion:\\n" query [eos]   placement "prefix"
+    [bos] prompt         "\\nPassage:\\n" passage [hints] "\\nQuestion:\\n" query [eos]   placement "suffix"
 
-Each segment is tokenised by itself and the ids are joined, so that no token crosses a border and a cut of the passage can
-touch nothing else. Special tokens written in a text are read as plain text. A tokenizer without bos or eos has none here.
+Each segment is tokenised by itself and the ids are joined, so that no token crosses a border and a cut of the
+passage can touch nothing else. Special tokens written in a text are read as plain text. A tokenizer without
+bos or eos has none here.
 """
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,22 +20,26 @@ from qpeft_rerank.errors import InputError, PairError
 from qpeft_rerank.models.config import AdapterConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from qpeft_rerank.passages import Passage
 
 PASSAGE_HEADING, QUESTION_HEADING, HINTS_END = "\nPassage:\n", "\nQuestion:\n", "\n"
 
-# The published code's 35 words (Lucene's English list and "s", "t", "on", "www"), matched here against whole words of the text.
+# The published code's 35 words (Lucene's English list and "s", "t", "on", "www"), matched here against whole
+# words of the text.
 STOPWORDS = frozenset(
-    "a and are as at be but by for if in into is it no not of on or s such t that the their then there these they this to was will with www"
-    .split())
+    "a and are as at be but by for if in into is it no not of on or s such t that the their then there these they "
+    "this to was will with www".split()
+)
 MOST_CHARACTERS_PER_TOKEN = 100  # the mean is 4 to 5; only pages of blanks or rules come near
 _WORD = re.compile(r"\w+")
 
 
 class TokenizedPassage(NamedTuple):
-    """The ids of a passage's text (cut to length) and, per id, whether its word is a stopword / has no letter."""
+    """The ids of a passage's text (cut to length) and, per id, whether its word is a stopword / has no
+    letter.
+    """
 
     ids: list[int]
     stopword: list[bool]
@@ -45,9 +50,9 @@ class TokenizedPassage(NamedTuple):
 class PairInput:
     """One (query, passage) pair ready for a batch.
 
-    The sequence is ``before`` + ``hint_slots`` hint vectors + ``after``; the last ``scored`` ids of ``after`` are those whose
-    likelihood is the score. ``query`` and ``passage`` are the ids hints are made from, ``candidate`` tells which
-    passage ids may become a hint.
+    The sequence is ``before`` + ``hint_slots`` hint vectors + ``after``; the last ``scored`` ids of ``after``
+    are those whose likelihood is the score. ``query`` and ``passage`` are the ids hints are made from,
+    ``candidate`` tells which passage ids may become a hint.
     """
 
     before: list[int]
@@ -72,7 +77,8 @@ def passage_text(passage: Passage, passage_format: str) -> str:
 
 
 class PairEncoder:
-    """Turns (query, passage) pairs into `PairInput`s. Each text is tokenised once and kept (least recently used go).
+    """Turns (query, passage) pairs into `PairInput`s. Each text is tokenised once and kept (least recently
+    used go).
 
     Args:
         tokenizer: a fast tokenizer of transformers.
@@ -81,10 +87,17 @@ class PairEncoder:
         remember: how many tokenised passages are kept.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: AdapterConfig, context: int | None = None,
-                 remember: int = 50_000):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: AdapterConfig,
+        context: int | None = None,
+        remember: int = 50_000,
+    ):
         if not tokenizer.is_fast:
-            raise InputError(f"the tokenizer of {tokenizer.name_or_path!r} has no fast version, which is needed for word borders")
+            raise InputError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no fast version: word borders need it"
+            )
         self.tokenizer, self.config, self.context, self.remember = tokenizer, config, context, remember
         self.bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -106,7 +119,8 @@ class PairEncoder:
         """Pairs to inputs, in order.
 
         Raises:
-            PairError: a pair does not fit the model's context even with an empty passage, or has nothing to score.
+            PairError: a pair does not fit the model's context even with an empty passage, or has nothing to
+                score.
         """
         texts = [passage_text(passage, self.config.passage_format) for _, passage in pairs]
         queries = self._tokenize_queries([query for query, _ in pairs])
@@ -136,10 +150,14 @@ class PairEncoder:
     def _hint_slots(self, query_length: int) -> int:
         if not self.config.has_hints:
             return 0
-        hints = {"qpeft-a": query_length, "token": query_length * self.config.k}.get(self.config.method, self.config.k)
+        hints = {"qpeft-a": query_length, "token": query_length * self.config.k}.get(
+            self.config.method, self.config.k
+        )
         return len(self.hint_head) + hints + len(self.hint_tail)
 
-    def _candidates(self, query: list[int], ids: list[int], stopword: list[bool], non_alphabetic: list[bool]) -> list[bool]:
+    def _candidates(
+        self, query: list[int], ids: list[int], stopword: list[bool], non_alphabetic: list[bool]
+    ) -> list[bool]:
         filters = self.config.filters
         allowed = [True] * len(ids)
         if "stopwords" in filters:
@@ -152,13 +170,18 @@ class PairEncoder:
         return allowed
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] if text else []
+        return self._tokenize([text])["input_ids"][0]
+
+    def _tokenize(self, texts: list[str], **options: bool) -> BatchEncoding:
+        # Not verbose: it would warn of long texts, which are cut here.
+        return self.tokenizer(
+            _encodable(texts), add_special_tokens=False, split_special_tokens=True, verbose=False, **options
+        )
 
     def _tokenize_queries(self, texts: list[str]) -> list[list[int]]:
         new = [t for t in dict.fromkeys(texts) if t not in self._queries]
         if new:
-            ids = self.tokenizer(_encodable(new), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            self._queries.update(zip(new, ids, strict=True))
+            self._queries.update(zip(new, self._tokenize(new)["input_ids"], strict=True))
         result = [self._queries[t] for t in texts]
         _forget(self._queries, self.remember)
         return result
@@ -168,8 +191,8 @@ class PairEncoder:
         if new:
             # A document may be megabytes long: cut its characters generously first, then its tokens exactly.
             length = self.config.passage_tokens
-            heads = _encodable(text[:length * MOST_CHARACTERS_PER_TOKEN] for text in new)
-            encoded = self.tokenizer(heads, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+            heads = [text[: length * MOST_CHARACTERS_PER_TOKEN] for text in new]
+            encoded = self._tokenize(heads, return_offsets_mapping=True)
             for text, ids, offsets in zip(new, encoded["input_ids"], encoded["offset_mapping"], strict=True):
                 self._passages[text] = describe_tokens(text, ids[:length], offsets[:length])
         for text in texts:
@@ -179,26 +202,34 @@ class PairEncoder:
         return result
 
 
-def vocabulary_candidates(tokenizer: PreTrainedTokenizerBase, filters: Sequence[str], size: int) -> list[bool]:
-    """For the ablation that picks from the whole vocabulary: which of ``size`` ids the filters allow; never special ids."""
+def vocabulary_candidates(
+    tokenizer: PreTrainedTokenizerBase, filters: Sequence[str], size: int
+) -> list[bool]:
+    """For the ablation that picks from the whole vocabulary: which of ``size`` ids the filters allow; never
+    special ids.
+    """
     allowed = [False] * size
     special = set(tokenizer.all_special_ids)
     for token, piece in enumerate(tokenizer.batch_decode([[i] for i in range(min(size, len(tokenizer)))])):
         word = piece.strip()
-        allowed[token] = not (token in special or ("stopwords" in filters and word.lower() in STOPWORDS)
-                              or ("non-alphabetic" in filters and not any(c.isalpha() for c in word)))
+        allowed[token] = not (
+            token in special
+            or ("stopwords" in filters and word.lower() in STOPWORDS)
+            or ("non-alphabetic" in filters and not any(c.isalpha() for c in word))
+        )
     return allowed
 
 
 def describe_tokens(text: str, ids: list[int], offsets: list[tuple[int, int]]) -> TokenizedPassage:
-    """Say of each token whether the word it belongs to is a stopword, and whether its own characters hold no letter.
+    """Say of each token whether the word it belongs to is a stopword, and whether its own characters hold no
+    letter.
 
     Works on words of the text, found through the tokens' offsets, and so for any vocabulary and any script.
     """
     stop_characters = bytearray(len(text) + 1)
     for word in _WORD.finditer(text, 0, offsets[-1][1] if offsets else 0):
         if word.group().lower() in STOPWORDS:
-            stop_characters[word.start():word.end()] = b"\1" * (word.end() - word.start())
+            stop_characters[word.start() : word.end()] = b"\1" * (word.end() - word.start())
     stopword, non_alphabetic = [], []
     for start, end in offsets:
         characters = text[start:end]
@@ -208,7 +239,7 @@ def describe_tokens(text: str, ids: list[int], offsets: list[tuple[int, int]]) -
     return TokenizedPassage(ids, stopword, non_alphabetic)
 
 
-def _encodable(texts: Iterable[str]) -> list[str]:
+def _encodable(texts: Sequence[str]) -> list[str]:
     """Halves of surrogate pairs, which JSON may hold and no tokenizer takes, become question marks."""
     return [text.encode(errors="replace").decode() for text in texts]
 

@@ -1,7 +1,9 @@
 """The score: mean log-likelihood of a query's tokens under the frozen model, given passage, prompt and hints.
 
-Source: Peng et al., arXiv 2404.04522, section 3.1 (and Sachan et al. 2022 for the plain form). Logits are computed for the
-rows that predict a query token only, in fp32; a batch is padded on the right, where a causal model needs no mask.
+Source: Peng et al., arXiv 2404.04522, section 3.1 (and Sachan et al. 2022 for the plain form). Logits are
+    computed for the
+rows that predict a query token only, in fp32; a batch is padded on the right, where a causal model needs no
+mask.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ class Batch:
     """Pairs as tensors, padded on the right. B pairs, T positions without hints, N scored tokens in all.
 
     Attributes:
-        ids: [B, T], ``before`` and ``after`` of each pair joined (only ``after`` where prefixes are shared); length: [B].
+        ids: [B, T], ``before`` and ``after`` of each pair joined (only ``after`` where prefixes are shared);
+            length: [B].
         hint_start: [B], where the hints go.
         query_ids, query_mask: [B, Q] and passage_ids, candidate: [B, P], what the hints are made from.
         scored_row, scored_column: [N], pair and position (without hints) of each scored token.
-        prefix_ids, prefix_length: [S, L] and [S], the different ``before``s, if they are shared; prefix_of: [B], a pair's.
+        prefix_ids, prefix_length: [S, L] and [S], the different ``before``s, if they are shared; prefix_of:
+            [B], a pair's.
         positions: most positions that a pair takes, hints included and a shared prefix not.
     """
 
@@ -57,29 +61,43 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device; copies to a GPU do not wait."""
-        tensors = {f.name: value.to(device, non_blocking=True) for f in fields(self)
-                   if isinstance(value := getattr(self, f.name), Tensor)}
+        tensors = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
         return replace(self, **tensors)
 
 
 def collate(inputs: Sequence[PairInput], pad: int = 0, share: bool = False) -> Batch:
-    """Pad pairs to a `Batch`; with ``share``, each different ``before`` goes in once, and pairs continue from it."""
+    """Pad pairs to a `Batch`; with ``share``, each different ``before`` goes in once, and pairs continue from
+    it.
+    """
     rows = [p.after if share else p.before + p.after for p in inputs]
     queries = _pad([p.query for p in inputs], pad)
-    scored = [(row, column) for row, p in enumerate(inputs) for column in range(len(rows[row]) - p.scored, len(rows[row]))]
+    scored = [
+        (row, column)
+        for row, p in enumerate(inputs)
+        for column in range(len(rows[row]) - p.scored, len(rows[row]))
+    ]
     scored_row, scored_column = torch.tensor(scored).T
     prefixes: dict[tuple[int, ...], int] = {}
     prefix_of = [prefixes.setdefault(tuple(p.before), len(prefixes)) for p in inputs] if share else []
     return Batch(
-        ids=_pad(rows, pad), length=torch.tensor([len(row) for row in rows]),
+        ids=_pad(rows, pad),
+        length=torch.tensor([len(row) for row in rows]),
         hint_start=torch.tensor([0 if share else len(p.before) for p in inputs]),
-        query_ids=queries, query_mask=torch.arange(queries.shape[1]) < torch.tensor([len(p.query) for p in inputs])[:, None],
-        passage_ids=_pad([p.passage for p in inputs], pad), candidate=_pad([p.candidate for p in inputs], False).bool(),
-        scored_row=scored_row, scored_column=scored_column,
+        query_ids=queries,
+        query_mask=torch.arange(queries.shape[1]) < torch.tensor([len(p.query) for p in inputs])[:, None],
+        passage_ids=_pad([p.passage for p in inputs], pad),
+        candidate=_pad([p.candidate for p in inputs], False).bool(),
+        scored_row=scored_row,
+        scored_column=scored_column,
         prefix_ids=_pad([list(prefix) for prefix in prefixes], pad) if share else None,
         prefix_length=torch.tensor([len(prefix) for prefix in prefixes]) if share else None,
         prefix_of=torch.tensor(prefix_of) if share else None,
-        positions=max(p.length - (len(p.before) if share else 0) for p in inputs))
+        positions=max(p.length - (len(p.before) if share else 0) for p in inputs),
+    )
 
 
 def _pad(rows: list[list[int]], value: int) -> Tensor:
@@ -88,10 +106,11 @@ def _pad(rows: list[list[int]], value: int) -> Tensor:
 
 
 class RowHead(nn.Module):
-    """The model's output layer, applied in fp32 to chosen rows alone: the others would cost a vocabulary each.
+    """The model's output layer, applied in fp32 to chosen rows alone: the others would cost a vocabulary
+    each.
 
-    It takes the layer's place in the model, so that whatever a model does to its logits (soft caps, scales) still happens.
-    With no rows chosen it is the layer itself.
+    It takes the layer's place in the model, so that whatever a model does to its logits (soft caps, scales)
+    still happens. With no rows chosen it is the layer itself.
     """
 
     def __init__(self, head: nn.Module):
@@ -155,7 +174,9 @@ class QueryLikelihood(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> QueryLikelihood:
-        """Training mode for the trained part; the base model always stays as it is when it scores (no dropout)."""
+        """Training mode for the trained part; the base model always stays as it is when it scores (no
+        dropout).
+        """
         super().train(mode)
         self.model.eval()
         return self
@@ -184,13 +205,18 @@ class QueryLikelihood(nn.Module):
 
     @cached_property
     def can_share(self) -> bool:
-        """Whether passages can be run once for many queries: nothing before them depends on the query, and the model's
-        cache does what it should (tried on two passages and queries, since models differ in what they keep)."""
+        """Whether passages can be run once for many queries: nothing before them depends on the query, and
+        the model's cache does what it should (tried on two passages and queries, since models differ in what
+        they keep).
+        """
         if self.published or (self.hints is not None and self.config.placement == "prefix"):
             return False
         from qpeft_rerank.passages import Passage
 
-        passages = [Passage("1", "", "one short text"), Passage("2", "", "another text that is a little longer than that")]
+        passages = [
+            Passage("1", "", "one short text"),
+            Passage("2", "", "another text that is a little longer than that"),
+        ]
         pairs = [(query, passage) for passage in passages for query in ("which text", "is it longer or not")]
         training = self.training
         self.eval()
@@ -216,10 +242,14 @@ class QueryLikelihood(nn.Module):
             head.rows = None
 
     def _prefix(self, batch: Batch, visible: Tensor) -> dict[str, Any]:
-        """Run each shared prefix once; what the model needs to go on from its keys and values to what is ``visible`` [B, T']."""
+        """Run each shared prefix once; what the model needs to go on from its keys and values to what is
+        ``visible`` [B, T'].
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.prompt is not None):
             vectors = self._with_prompt(self.base.embeddings(batch.prefix_ids))
-            one = torch.zeros(1, dtype=torch.long, device=vectors.device)  # no logit is needed, one is the least
+            one = torch.zeros(
+                1, dtype=torch.long, device=vectors.device
+            )  # no logit is needed, one is the least
             cache = self._run(one, inputs_embeds=vectors, use_cache=True).past_key_values
         cache.batch_select_indices(batch.prefix_of)
         length = batch.prefix_length[batch.prefix_of][:, None]
@@ -228,7 +258,7 @@ class QueryLikelihood(nn.Module):
         context = {"past_key_values": cache, "attention_mask": mask, "use_cache": True}
         if "position_ids" in inspect.signature(self.model.forward).parameters:  # else it counts by the mask
             # Pads stay at the last real position: further on the model may have none.
-            context["position_ids"] = mask.cumsum(dim=1)[:, there.shape[1]:] - 1
+            context["position_ids"] = mask.cumsum(dim=1)[:, there.shape[1] :] - 1
         return context
 
     def _with_prompt(self, vectors: Tensor) -> Tensor:
@@ -236,10 +266,12 @@ class QueryLikelihood(nn.Module):
         if self.prompt is None:
             return vectors
         start, soft = self.encoder.prompt_start, self.prompt().to(vectors.dtype).expand(len(vectors), -1, -1)
-        return torch.cat([vectors[:, :start], soft, vectors[:, start + soft.shape[1]:]], dim=1)
+        return torch.cat([vectors[:, :start], soft, vectors[:, start + soft.shape[1] :]], dim=1)
 
     def _sequence(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors [B, T', D], their mask [B, T'], and for each scored token the flat index of the row that predicts it."""
+        """Vectors [B, T', D], their mask [B, T'], and for each scored token the flat index of the row that
+        predicts it.
+        """
         vectors = self.base.embeddings(batch.ids)
         visible = torch.arange(vectors.shape[1], device=vectors.device) < batch.length[:, None]
         if batch.prefix_ids is None:
@@ -252,7 +284,8 @@ class QueryLikelihood(nn.Module):
             vectors, visible = _insert(vectors, visible, batch.hint_start, hints)
             column = column + (column >= batch.hint_start[batch.scored_row]) * hints.mask.shape[1]
         width = batch.positions
-        # Hidden positions (pads, places of hints that are missing) go behind everything; in the published layout in front.
+        # Hidden positions (pads, places of hints that are missing) go behind everything; in the published
+        # layout in front.
         order = visible.to(torch.uint8).argsort(dim=1, descending=not self.published, stable=True)
         order = order[:, -width:] if self.published else order[:, :width]
         place = visible.cumsum(dim=1) - 1

@@ -1,12 +1,14 @@
-"""The layout of the published research code (github.com/zhiyuanpeng/Q-PEFT, commit 4c075c8), number for number.
+"""The layout of the published research code (github.com/zhiyuanpeng/Q-PEFT, commit 4c075c8), number for
+number.
 
     <s> | prompt | hints | Passage: {passage} \\n Question: \\n | <s> query </s>        placement "prefix"
     <s> | prompt | Passage: {passage} \\n | hints | Question: \\n | <s> query </s>      placement "suffix"
 
-It is made for Llama 2's tokenizer: the ids 1 and 2 are its <s> and </s>, the query's end is its pad, and the cut of "suffix"
-is four ids. Kept apart because its rules are peculiar: a long input loses the front of its passage, template ids can be
-hints, the stopword list sees only pieces inside words, a position predicted with probability 1 drops out of the mean. The one
-thing not reproduced: where its filter leaves fewer than k tokens it draws at random; here there are fewer hints.
+It is made for Llama 2's tokenizer: the ids 1 and 2 are its <s> and </s>, the query's end is its pad, and the
+cut of "suffix" is four ids. Kept apart because its rules are peculiar: a long input loses the front of its
+passage, template ids can be hints, the stopword list sees only pieces inside words, a position predicted with
+probability 1 drops out of the mean. The one thing not reproduced: where its filter leaves fewer than k tokens
+it draws at random; here there are fewer hints.
 """
 
 from __future__ import annotations
@@ -33,12 +35,17 @@ ROW_LENGTH = 300
 SUFFIX_CUT = 4  # "Question", ":", blank, newline
 LONGEST_LIST = 1000
 _PARAMETERS = {"embedding.weight": "prompt.embedding", "docspec_embeddings.weight": "hints.table.embedding"}
-_MODULES = {"spt_multi_layers.": "prompt.mlp.", "doc_multi_layers.": "hints.mlp.",
-            "docspec_attention.": "hints.attention."}
+_MODULES = {
+    "spt_multi_layers.": "prompt.mlp.",
+    "doc_multi_layers.": "hints.mlp.",
+    "docspec_attention.": "hints.attention.",
+}
 
 
 class PublishedEncoder(PairEncoder):
-    """(query, passage) -> `PairInput` by the published rules. ``passage`` of an input is its whole token row."""
+    """(query, passage) -> `PairInput` by the published rules. ``passage`` of an input is its whole token
+    row.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: AdapterConfig):
         self.tokenizer, self.config = tokenizer, config
@@ -50,19 +57,23 @@ class PublishedEncoder(PairEncoder):
         self.non_alphabetic, self.stopwords = blacklists(tokenizer)
 
     def encode(self, pairs: Sequence[tuple[str, Passage]]) -> list[PairInput]:
-        return [self._encode(i, query, passage_text(passage, self.config.passage_format))
-                for i, (query, passage) in enumerate(pairs)]
+        return [
+            self._encode(i, query, passage_text(passage, self.config.passage_format))
+            for i, (query, passage) in enumerate(pairs)
+        ]
 
     def _encode(self, index: int, query: str, passage: str) -> PairInput:
         fixed = f"{self.config.fixed_prompt} \n " if self.config.fixed_prompt else ""
         template, q = self._ids(f"{fixed}Passage: {passage} \n Question: \n"), self._ids(query)
         row = [*template, BOS, *q, EOS]
         if len(row) > ROW_LENGTH:
-            row = row[:1] + row[1 - ROW_LENGTH:]
+            row = row[:1] + row[1 - ROW_LENGTH :]
         scored = min(len(q) + 2, len(row))
         if self.config.has_hints and len(q) + 2 >= ROW_LENGTH:
-            raise PairError(f"the query is too long: the published layout takes {ROW_LENGTH} tokens", index, len(q))
-        x, y = row[:len(row) - scored], row[len(row) - scored:]
+            raise PairError(
+                f"the query is too long: the published layout takes {ROW_LENGTH} tokens", index, len(q)
+            )
+        x, y = row[: len(row) - scored], row[len(row) - scored :]
         before = [BOS, *self.prompt]
         if self.config.placement == "suffix" and self.config.has_hints:
             before, x_after = before + x[:-SUFFIX_CUT], x[-SUFFIX_CUT:]
@@ -79,15 +90,20 @@ class PublishedEncoder(PairEncoder):
 
     def _filtered(self, token: int, query: list[int]) -> bool:
         filters = self.config.filters
-        return (("query" in filters and token in query) or ("stopwords" in filters and token in self.stopwords)
-                or ("non-alphabetic" in filters and token in self.non_alphabetic))
+        return (
+            ("query" in filters and token in query)
+            or ("stopwords" in filters and token in self.stopwords)
+            or ("non-alphabetic" in filters and token in self.non_alphabetic)
+        )
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text)["input_ids"][1:] if text else []
 
 
 def blacklists(tokenizer: PreTrainedTokenizerBase) -> tuple[frozenset[int], frozenset[int]]:
-    """Ids without an ASCII letter in their piece, and ids whose lower-cased piece (without "_") is a stopword."""
+    """Ids without an ASCII letter in their piece, and ids whose lower-cased piece (without "_") is a
+    stopword.
+    """
     pieces = tokenizer.get_vocab().items()
     letterless = frozenset(i for piece, i in pieces if not any(c.isascii() and c.isalpha() for c in piece))
     return letterless, frozenset(i for piece, i in pieces if piece.lower().replace("_", "") in STOPWORDS)
@@ -102,10 +118,16 @@ class PublishedSelectedHints(hints.SelectedHints):
     def pick(self, pairs: hints.Pairs) -> tuple[Tensor, Tensor]:
         query, config = self.table(pairs.query_ids), self.config
         if config.method == "token":
-            near = similarity(query, self.table.weight, config.similarity).topk(config.k + 1, dim=2).indices[:, :, 1:]
+            near = (
+                similarity(query, self.table.weight, config.similarity)
+                .topk(config.k + 1, dim=2)
+                .indices[:, :, 1:]
+            )
             return near.transpose(1, 2).flatten(1), pairs.query_mask.repeat(1, config.k)
         candidates = self.table.weight if config.method == "vocab" else self.base_vectors(pairs.passage_ids)
-        scores = torch.sigmoid(similarity(query, candidates, config.similarity)) * pairs.query_mask[:, :, None]
+        scores = (
+            torch.sigmoid(similarity(query, candidates, config.similarity)) * pairs.query_mask[:, :, None]
+        )
         if config.method == "qpeft-r":
             scores = scores * pairs.candidate[:, None, :]
         picks = []
@@ -119,13 +141,13 @@ class PublishedSelectedHints(hints.SelectedHints):
 
     def choose(self, ranked: list[int], query_ids: list[int]) -> list[int]:
         """The first k of `filter_ids`; of the unfiltered list if nothing is left."""
-        return (self.filter_ids(ranked, query_ids) or ranked)[:self.config.k]
+        return (self.filter_ids(ranked, query_ids) or ranked)[: self.config.k]
 
     def filter_ids(self, ranked: list[int], query_ids: list[int]) -> list[int]:
         """The published filter, in its order. ``query_ids`` is padded: its length counts in mode 2."""
         filters, ids = self.config.filters, ranked
         if self.config.method == "vocab" and "query" in filters:
-            ids = ids[len(query_ids):]
+            ids = ids[len(query_ids) :]
         if "duplicates" in filters:
             ids = list(dict.fromkeys(ids))
         dropped = {BOS, EOS}
@@ -138,7 +160,9 @@ class PublishedSelectedHints(hints.SelectedHints):
         return [i for i in ids if i not in dropped]
 
 
-def make_hint_block(config: AdapterConfig, base: nn.Embedding, encoder: PublishedEncoder) -> hints.HintBlock | None:
+def make_hint_block(
+    config: AdapterConfig, base: nn.Embedding, encoder: PublishedEncoder
+) -> hints.HintBlock | None:
     """The hint module that the settings name, with the published selection."""
     if not config.has_hints:
         return None

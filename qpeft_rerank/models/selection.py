@@ -1,7 +1,8 @@
 """Which tokens become hints: the hard selections of Q-PEFT-R and of the two ablations (paper, section 3.2).
 
-Nothing here is differentiable, nothing is random: equal scores go to the earlier position (or the smaller id), and
-where fewer than k tokens are left there are fewer hints. All functions work on whole batches without a loop over rows.
+Nothing here is differentiable, nothing is random: equal scores go to the earlier position (or the smaller
+id), and where fewer than k tokens are left there are fewer hints. All functions work on whole batches without
+a loop over rows.
 
 Shapes: B pairs, Q query tokens, P passage tokens, V vocabulary, D embedding size.
 """
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 _COSINE_STEPS = 2.0**16  # far finer than cosines differ, far coarser than fp32 rounds
 
 
 def similarity(query: Tensor, candidates: Tensor, kind: str) -> Tensor:
-    """Dot product or cosine of every query vector [B, Q, D] with every candidate [B, P, D] or [V, D] -> [B, Q, P or V]."""
+    """Dot product or cosine of every query vector [B, Q, D] with every candidate [B, P, D] or [V, D] -> [B,
+    Q, P or V].
+    """
     query, candidates = query.float(), candidates.float()
     if kind == "cosine":
         query, candidates = F.normalize(query, dim=-1), F.normalize(candidates, dim=-1)
@@ -25,12 +27,15 @@ def similarity(query: Tensor, candidates: Tensor, kind: str) -> Tensor:
 
 
 def without_rounding_noise(cosines: Tensor) -> Tensor:
-    """Cosines to 5 digits: all query tokens that a passage repeats have cosine 1, and must tie in fp32 too. [...] -> [...]"""
+    """Cosines to 5 digits: all query tokens that a passage repeats have cosine 1, and must tie in fp32 too.
+    [...] -> [...]
+    """
     return (cosines * _COSINE_STEPS).round() / _COSINE_STEPS
 
 
-def nearest_passage_tokens(scores: Tensor, query_mask: Tensor, passage_ids: Tensor, candidate: Tensor, k: int,
-                           distinct: bool) -> tuple[Tensor, Tensor]:
+def nearest_passage_tokens(
+    scores: Tensor, query_mask: Tensor, passage_ids: Tensor, candidate: Tensor, k: int, distinct: bool
+) -> tuple[Tensor, Tensor]:
     """The k passage tokens nearest to any query token, best first.
 
     Args:
@@ -44,16 +49,24 @@ def nearest_passage_tokens(scores: Tensor, query_mask: Tensor, passage_ids: Tens
     Returns:
         ids [B, k] and their mask [B, k] (False: no token was left for this place).
     """
-    best = scores.masked_fill(~query_mask[:, :, None], -torch.inf).amax(dim=1).masked_fill(~candidate, -torch.inf)
+    best = (
+        scores.masked_fill(~query_mask[:, :, None], -torch.inf)
+        .amax(dim=1)
+        .masked_fill(~candidate, -torch.inf)
+    )
     order = best.argsort(dim=1, descending=True, stable=True)
-    ids, valid = passage_ids.gather(1, order), candidate.gather(1, order) & query_mask.any(dim=1, keepdim=True)
+    ids, valid = (
+        passage_ids.gather(1, order),
+        candidate.gather(1, order) & query_mask.any(dim=1, keepdim=True),
+    )
     if distinct:
         valid = valid & _first_of_its_kind(torch.where(valid, ids, -1))
     return _first_k(ids, valid, k)
 
 
-def nearest_vocabulary(scores: Tensor, query_ids: Tensor, query_mask: Tensor, k: int,
-                       without_query: bool) -> tuple[Tensor, Tensor]:
+def nearest_vocabulary(
+    scores: Tensor, query_ids: Tensor, query_mask: Tensor, k: int, without_query: bool
+) -> tuple[Tensor, Tensor]:
     """Ablation ``vocab``: the k ids of the vocabulary nearest to any query token.
 
     Args:
@@ -72,7 +85,8 @@ def nearest_vocabulary(scores: Tensor, query_ids: Tensor, query_mask: Tensor, k:
 
 
 def nearest_per_token(scores: Tensor, query_ids: Tensor, query_mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Ablation ``token``: for each query token its k nearest ids but itself; first all first neighbours, then all second.
+    """Ablation ``token``: for each query token its k nearest ids but itself; first all first neighbours, then
+    all second.
 
     Args:
         scores: similarities [B, Q, V]; query_ids, query_mask: [B, Q].
@@ -85,7 +99,9 @@ def nearest_per_token(scores: Tensor, query_ids: Tensor, query_mask: Tensor, k: 
 
 
 def _largest(scores: Tensor, k: int) -> Tensor:
-    """Places of the k largest scores of the last dimension; `topk` would leave the order of equal ones to chance."""
+    """Places of the k largest scores of the last dimension; `topk` would leave the order of equal ones to
+    chance.
+    """
     return scores.argsort(dim=-1, descending=True, stable=True)[..., :k]
 
 

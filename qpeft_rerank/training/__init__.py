@@ -1,1 +1,3 @@
-"""Learning an adapter from a run, topics and qrels: `groups` samples, `loss` measures, `loop` trains, `record` writes down."""
+"""Learning an adapter from a run, topics and qrels: `groups` samples, `loss` measures, `loop` trains,
+`record` writes down.
+"""

@@ -1,4 +1,6 @@
-"""State of an unfinished training as safetensors and JSON: trained weights, AdamW's moments, how far it has come."""
+"""State of an unfinished training as safetensors and JSON: trained weights, AdamW's moments, how far it has
+come.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,12 @@ from qpeft_rerank.errors import InputError
 _STATE, _TENSORS = "state.json", "state.safetensors"
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], weights: dict[str, torch.nn.Parameter],
-                    optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(
+    folder: Path,
+    state: dict[str, Any],
+    weights: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
     """Replace the checkpoint in ``folder``; at every moment one whole checkpoint is there."""
     tensors = {f"weight.{name}": p.detach().cpu().contiguous() for name, p in weights.items()}
     for name, parameter in weights.items():
@@ -40,8 +46,12 @@ def has_checkpoint(folder: Path) -> bool:
     return _whole(folder) is not None
 
 
-def load_checkpoint(folder: Path, weights: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put the saved weights and moments back; returns the saved state. Raises `InputError` if there is none."""
+def load_checkpoint(
+    folder: Path, weights: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Put the saved weights and moments back; returns the saved state. Raises `InputError` if there is
+    none.
+    """
     whole = _whole(folder)
     if whole is None:
         raise InputError(f"there is no checkpoint in {folder} to resume from")

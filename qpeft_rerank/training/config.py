@@ -1,4 +1,6 @@
-"""How an adapter is trained: one checked dataclass; each field carries the help text that the command line shows."""
+"""How an adapter is trained: one checked dataclass; each field carries the help text that the command line
+shows.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +19,51 @@ def _option(default: Any, help: str, **metadata: Any) -> Any:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of a training run. Few-shot by default, as published (Peng et al., arXiv 2404.04522, section 4).
+    """Settings of a training run. Few-shot by default, as published (Peng et al., arXiv 2404.04522, section
+    4).
 
     Raises:
         InputError: a field has a value that is not possible; the message names field and value.
     """
 
-    train_topics: int = _option(320, "training topics, sampled from those with a relevant passage; 0 is all", least=0)
+    train_topics: int = _option(
+        320, "training topics, sampled from those with a relevant passage; 0 is all", least=0
+    )
     dev_topics: int = _option(128, "development topics, sampled likewise; 0 is all", least=0)
-    batch_size: int = _option(8, "topics per step and process; each is paired with every passage of the step", least=1)
+    batch_size: int = _option(
+        8, "topics per step and process; each is paired with every passage of the step", least=1
+    )
     accumulate: int = _option(1, "steps whose gradients are added up before the weights change", least=1)
     negatives: int = _option(1, "hard negatives per topic, drawn anew each epoch from the run", least=1)
-    negative_depth: int = _option(100, "hard negatives come from the run's first candidates down to here", least=1)
+    negative_depth: int = _option(
+        100, "hard negatives come from the run's first candidates down to here", least=1
+    )
     in_batch: bool = _option(True, "use the other topics' passages of a step as negatives too")
-    margin: float = _option(0.0, "how much better a positive should score than a negative, in nats per token", least=0)
+    margin: float = _option(
+        0.0, "how much better a positive should score than a negative, in nats per token", least=0
+    )
     epochs: int = _option(20, "most epochs", least=1)
     patience: int = _option(5, "stop after this many epochs without a better development result", least=1)
     learning_rate: float = _option(1e-3, "of AdamW", least=0)
-    weight_decay: float = _option(0.0, "of AdamW; it would also shrink hint vectors of tokens that are never met", least=0)
+    weight_decay: float = _option(
+        0.0, "of AdamW; it would also shrink hint vectors of tokens that are never met", least=0
+    )
     schedule: str = _option("constant", "learning rate over the steps", choices=SCHEDULES)
     warmup: float = _option(0.0, "share of the steps in which the learning rate rises from 0", least=0)
     clip: float = _option(1.0, "largest norm of the gradient; 0 does not clip", least=0)
-    select: str = _option("loss", "choose the best epoch by development 'loss' or by a measure such as nDCG@10")
+    select: str = _option(
+        "loss", "choose the best epoch by development 'loss' or by a measure such as nDCG@10"
+    )
     seed: int = _option(0, "of sampling, initial weights and dropout", least=0)
-    mixed_precision: str = _option("no", "type of the forward pass where it may differ from the weights'", choices=MIXED_PRECISION)
-    checkpoint_activations: bool = _option(False, "recompute the model's activations in the backward pass: less memory, slower")
-    checkpoint_steps: int = _option(0, "save a checkpoint every so many steps too, not just after each epoch; 0 does not", least=0)
+    mixed_precision: str = _option(
+        "no", "type of the forward pass where it may differ from the weights'", choices=MIXED_PRECISION
+    )
+    checkpoint_activations: bool = _option(
+        False, "recompute the model's activations in the backward pass: less memory, slower"
+    )
+    checkpoint_steps: int = _option(
+        0, "save a checkpoint every so many steps too, not just after each epoch; 0 does not", least=0
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):

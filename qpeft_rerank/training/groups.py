@@ -1,6 +1,7 @@
 """Run + qrels -> training groups: a topic, one of its relevant passages, hard negatives from its candidates.
 
-Everything is drawn from (seed, epoch, topic id), so that a resumed training sees what an undisturbed one sees.
+Everything is drawn from (seed, epoch, topic id), so that a resumed training sees what an undisturbed one
+sees.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from qpeft_rerank.trec import Ranking
 
 
 class TrainingTopic(NamedTuple):
-    """A topic that can be learned from: relevant passages by the qrels, candidates that are not (best first)."""
+    """A topic that can be learned from: relevant passages by the qrels, candidates that are not (best
+    first).
+    """
 
     qid: str
     query: str
@@ -31,8 +34,14 @@ class Group(NamedTuple):
     negatives: list[str]
 
 
-def training_topics(run: Iterable[Ranking], topics: Mapping[str, str], qrels: Mapping[str, Mapping[str, int]], limit: int,
-                    seed: int, depth: int) -> list[TrainingTopic]:
+def training_topics(
+    run: Iterable[Ranking],
+    topics: Mapping[str, str],
+    qrels: Mapping[str, Mapping[str, int]],
+    limit: int,
+    seed: int,
+    depth: int,
+) -> list[TrainingTopic]:
     """Topics of the run with at least one relevant passage (grade 1 or more) and one candidate that is not.
 
     Args:
@@ -54,22 +63,33 @@ def training_topics(run: Iterable[Ranking], topics: Mapping[str, str], qrels: Ma
                 raise MissingTopicError(qid)
             usable.append(TrainingTopic(qid, topics[qid], positives, negatives))
     if not usable:
-        raise InputError("no topic of the run has both a relevant passage in the qrels and a candidate that is not")
+        raise InputError(
+            "no topic of the run has both a relevant passage in the qrels and a candidate that is not"
+        )
     if 0 < limit < len(usable):
         chosen = set(random.Random(seed).sample(sorted(topic.qid for topic in usable), limit))
         usable = [topic for topic in usable if topic.qid in chosen]
-    return usable
+    return sorted(usable, key=lambda topic: topic.qid)  # whatever the order of the run
 
 
-def epoch_groups(topics: Sequence[TrainingTopic], negatives: int, seed: int, epoch: int | None) -> list[Group]:
-    """One group per topic, shuffled; ``epoch`` None gives the fixed groups of development (first positive, first negatives)."""
+def epoch_groups(
+    topics: Sequence[TrainingTopic], negatives: int, seed: int, epoch: int | None
+) -> list[Group]:
+    """One group per topic, shuffled; ``epoch`` None gives the fixed groups of development (first positive,
+    first negatives).
+    """
     if epoch is None:
         return [Group(t, t.positives[0], t.negatives[:negatives]) for t in topics]
     groups = []
     for topic in topics:
         draw = random.Random(f"{seed} {epoch} {topic.qid}")
-        groups.append(Group(topic, draw.choice(topic.positives),
-                            draw.sample(topic.negatives, min(negatives, len(topic.negatives)))))
+        groups.append(
+            Group(
+                topic,
+                draw.choice(topic.positives),
+                draw.sample(topic.negatives, min(negatives, len(topic.negatives))),
+            )
+        )
     random.Random(f"{seed} {epoch}").shuffle(groups)
     return groups
 
@@ -86,7 +106,8 @@ class StepPairs(NamedTuple):
 
 
 def step_pairs(groups: Sequence[Group], passages: Passages, in_batch: bool) -> StepPairs:
-    """Each topic of the step with its own passages and, if ``in_batch``, with the others' (but those relevant to it).
+    """Each topic of the step with its own passages and, if ``in_batch``, with the others' (but those relevant
+    to it).
 
     Raises:
         MissingPassageError: a passage is not in ``passages``.

@@ -1,8 +1,9 @@
 """The training loop: run + topics + qrels -> adapter folder. One reads it from top to bottom.
 
-`accelerate` carries it to several GPUs and nodes (`torchrun`, `accelerate launch`) and does mixed precision. It is a loop of
-our own rather than transformers' Trainer because a step is a matrix of topics and passages, not a list of rows, the best
-epoch is chosen by a re-ranked development run, and a checkpoint is safetensors and JSON (the Trainer's is a pickle).
+`accelerate` carries it to several GPUs and nodes (`torchrun`, `accelerate launch`) and does mixed precision.
+It is a loop of our own rather than transformers' Trainer because a step is a matrix of topics and passages,
+not a list of rows, the best epoch is chosen by a re-ranked development run, and a checkpoint is safetensors
+and JSON (the Trainer's is a pickle).
 """
 
 from __future__ import annotations
@@ -29,13 +30,26 @@ from qpeft_rerank.record import run_record
 from qpeft_rerank.rerank import rerank
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.scoring import Plan, default_limits
+from qpeft_rerank.training.activations import recompute_activations
 from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from qpeft_rerank.training.config import TrainingConfig
-from qpeft_rerank.training.groups import Group, StepPairs, TrainingTopic, epoch_groups, step_pairs, training_topics
+from qpeft_rerank.training.groups import (
+    Group,
+    StepPairs,
+    TrainingTopic,
+    epoch_groups,
+    step_pairs,
+    training_topics,
+)
 from qpeft_rerank.training.loss import pairwise_hinge
 from qpeft_rerank.trec import Ranking, write_run
 
-RECORD_FILE, CURVES_FILE, DEV_RUN_FILE, CHECKPOINT = "training.json", "training.png", "run.dev.txt", "checkpoint"
+RECORD_FILE, CURVES_FILE, DEV_RUN_FILE, CHECKPOINT = (
+    "training.json",
+    "training.png",
+    "run.dev.txt",
+    "checkpoint",
+)
 
 
 @dataclass(frozen=True)
@@ -68,14 +82,23 @@ class _State:
     seconds: float = 0.0
 
 
-def train(base: BaseModel, settings: AdapterConfig, training: TrainingConfig, data: Judged, passages: Passages,
-          output: str | Path, dev: Judged | None = None, resume: bool = False, depth: int = 100,
-          listener: Listener | None = None) -> dict[str, Any]:
+def train(
+    base: BaseModel,
+    settings: AdapterConfig,
+    training: TrainingConfig,
+    data: Judged,
+    passages: Passages,
+    output: str | Path,
+    dev: Judged | None = None,
+    resume: bool = False,
+    depth: int = 100,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
     """Train an adapter and write its folder.
 
-    The folder always holds the best adapter so far, and a checkpoint until the training is done. At the end it holds the
-    adapter with its card, `training.json` (returned too), and with ``dev`` the curves (`training.png`) and the development run
-    of the best epoch (`run.dev.txt`).
+    The folder always holds the best adapter so far, and a checkpoint until the training is done. At the end
+    it holds the adapter with its card, `training.json` (returned too), and with ``dev`` the curves
+    (`training.png`) and the development run of the best epoch (`run.dev.txt`).
 
     Args:
         base: the frozen model.
@@ -90,7 +113,8 @@ def train(base: BaseModel, settings: AdapterConfig, training: TrainingConfig, da
         listener: hears of steps and epochs.
 
     Raises:
-        InputError: there is nothing to train or to learn from, or the folder holds a training that is not to be resumed.
+        InputError: there is nothing to train or to learn from, or the folder holds a training that is not to
+            be resumed.
     """
     from accelerate import Accelerator
 
@@ -101,18 +125,31 @@ def train(base: BaseModel, settings: AdapterConfig, training: TrainingConfig, da
     torch.manual_seed(training.seed)  # initial weights, the same in every process
     scorer = QueryLikelihood(base, settings)
     if training.checkpoint_activations:
-        base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(base.model)
+        scorer.can_share = (
+            False  # computed again, a layer would add to a shared passage's keys and values twice
+        )
     weights = scorer.trained_parameters()
-    optimizer = torch.optim.AdamW(weights.values(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    optimizer = torch.optim.AdamW(
+        weights.values(), lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+    optimizer = accelerator.prepare(optimizer)  # undoes the loss scale of fp16
     model = PairLosses(scorer)
     if accelerator.num_processes > 1:
         model = accelerator.prepare(model)
 
-    topics = training_topics(data.run, data.topics, data.qrels, training.train_topics, training.seed, training.negative_depth)
+    topics = training_topics(
+        data.run, data.topics, data.qrels, training.train_topics, training.seed, training.negative_depth
+    )
     measured = None if dev is None else _Development(dev, passages, training, depth)
-    everything = {"adapter": settings.to_dict(), "training": asdict(training), "base_model": base.name,
-                  "topics": [t.qid for t in topics], "depth": depth,
-                  "development_topics": [] if measured is None else [t.qid for t in measured.topics]}
+    everything = {
+        "adapter": settings.to_dict(),
+        "training": asdict(training),
+        "base_model": base.name,
+        "topics": [t.qid for t in topics],
+        "depth": depth,
+        "development_topics": [] if measured is None else [t.qid for t in measured.topics],
+    }
     state = _start(output, everything, weights, optimizer, resume, listener)
     rows, me = training.batch_size, accelerator.process_index
     per_step = rows * accelerator.num_processes
@@ -125,7 +162,9 @@ def train(base: BaseModel, settings: AdapterConfig, training: TrainingConfig, da
             break
         groups = epoch_groups(topics, training.negatives, training.seed, epoch)
         for place in range(state.step % steps_per_epoch, steps_per_epoch):
-            mine = groups[place * per_step + me * rows:][:rows] or groups[:1]  # a process without a share lends a hand
+            mine = (
+                groups[place * per_step + me * rows :][:rows] or groups[:1]
+            )  # a process without a share lends a hand
             torch.manual_seed(_seed(training.seed, state.step, me))  # dropout, the same when resumed
             pairs = step_pairs(mine, passages, training.in_batch)
             scorer.train()
@@ -134,7 +173,7 @@ def train(base: BaseModel, settings: AdapterConfig, training: TrainingConfig, da
             accelerator.backward(loss)
             state.step += 1
             last = place + 1 == steps_per_epoch
-            if state.step % training.accumulate == 0 or last:
+            if updates := (place + 1) % training.accumulate == 0 or last:
                 if training.clip:
                     accelerator.clip_grad_norm_(weights.values(), training.clip)
                 for group in optimizer.param_groups:
@@ -144,17 +183,30 @@ def train(base: BaseModel, settings: AdapterConfig, training: TrainingConfig, da
             state.losses.append(loss.item() * training.accumulate)
             listener.on_step(state.step, steps_per_epoch * training.epochs, state.losses[-1])
             between = training.checkpoint_steps and state.step % training.checkpoint_steps == 0 and not last
-            if between and state.step % training.accumulate == 0 and accelerator.is_main_process:
+            if between and updates and accelerator.is_main_process:
                 _save(output, state, everything, weights, optimizer, started)
         if accelerator.is_main_process:
-            _finish_epoch(state, epoch, sum(state.losses) / len(state.losses), measured, scorer, training, output, listener)
+            _finish_epoch(
+                state,
+                epoch,
+                sum(state.losses) / len(state.losses),
+                measured,
+                scorer,
+                training,
+                output,
+                listener,
+            )
         state = _from_main(state, accelerator)
         state.losses = []
         if accelerator.is_main_process:
             _save(output, state, everything, weights, optimizer, started)
-    record = {**run_record(everything), "epochs": state.epochs, "best_epoch": state.best_epoch,
-              "trained_parameters": sum(p.numel() for p in weights.values()),
-              "seconds": round(state.seconds + time.monotonic() - started, 1)}
+    record = {
+        **run_record(everything),
+        "epochs": state.epochs,
+        "best_epoch": state.best_epoch,
+        "trained_parameters": sum(p.numel() for p in weights.values()),
+        "seconds": round(state.seconds + time.monotonic() - started, 1),
+    }
     if accelerator.is_main_process:
         _write_results(output, record, base, measured)
     accelerator.wait_for_everyone()
@@ -162,7 +214,9 @@ def train(base: BaseModel, settings: AdapterConfig, training: TrainingConfig, da
 
 
 class PairLosses(nn.Module):
-    """Negative mean log-likelihoods of batches of pairs, in one forward call (as wrappers for several GPUs need it)."""
+    """Negative mean log-likelihoods of batches of pairs, in one forward call (as wrappers for several GPUs
+    need it).
+    """
 
     def __init__(self, scorer: QueryLikelihood):
         super().__init__()
@@ -191,8 +245,9 @@ class _Development:
     def __init__(self, dev: Judged, passages: Passages, training: TrainingConfig, depth: int):
         self.training, self.passages, self.depth, self.queries = training, passages, depth, dev.topics
         rankings = list(dev.run)
-        self.topics: list[TrainingTopic] = training_topics(rankings, dev.topics, dev.qrels, training.dev_topics, training.seed,
-                                                           training.negative_depth)
+        self.topics: list[TrainingTopic] = training_topics(
+            rankings, dev.topics, dev.qrels, training.dev_topics, training.seed, training.negative_depth
+        )
         kept = {topic.qid for topic in self.topics}
         self.rankings = [ranking for ranking in rankings if ranking.qid in kept]
         self.qrels = {qid: dict(grades) for qid, grades in dev.qrels.items() if qid in kept}
@@ -203,11 +258,14 @@ class _Development:
     def loss(self, scorer: QueryLikelihood) -> float:
         """Mean training loss over the development groups, without dropout."""
         scorer.eval()
-        rows, groups = self.training.batch_size, epoch_groups(self.topics, self.training.negatives, self.training.seed, None)
+        rows, groups = (
+            self.training.batch_size,
+            epoch_groups(self.topics, self.training.negatives, self.training.seed, None),
+        )
         total = 0.0
         with torch.inference_mode():
             for start in range(0, len(groups), rows):
-                part: list[Group] = groups[start:start + rows]
+                part: list[Group] = groups[start : start + rows]
                 step = step_pairs(part, self.passages, self.training.in_batch)
                 total += step_loss(PairLosses(scorer), scorer, step, self.training.margin).item() * len(part)
         return total / len(groups)
@@ -222,8 +280,16 @@ class _Development:
         return evaluate(list(rankings), self.qrels, self.measures).means
 
 
-def _finish_epoch(state: _State, epoch: int, train_loss: float | None, dev: _Development | None, scorer: QueryLikelihood,
-                  training: TrainingConfig, output: Path, listener: Listener) -> None:
+def _finish_epoch(
+    state: _State,
+    epoch: int,
+    train_loss: float | None,
+    dev: _Development | None,
+    scorer: QueryLikelihood,
+    training: TrainingConfig,
+    output: Path,
+    listener: Listener,
+) -> None:
     """Measure on the development data, note it, keep the adapter if it is the best so far."""
     facts: dict[str, Any] = {"epoch": epoch, "train_loss": train_loss}
     better = dev is None and epoch > 0
@@ -243,17 +309,28 @@ def _finish_epoch(state: _State, epoch: int, train_loss: float | None, dev: _Dev
 
 
 def _patience_is_over(state: _State, training: TrainingConfig, dev: _Development | None) -> bool:
-    return dev is not None and state.best_epoch is not None and \
-        state.epochs[-1]["epoch"] - state.best_epoch >= training.patience
+    return (
+        dev is not None
+        and state.best_epoch is not None
+        and state.epochs[-1]["epoch"] - state.best_epoch >= training.patience
+    )
 
 
-def _start(output: Path, everything: dict[str, Any], weights: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer,
-           resume: bool, listener: Listener) -> _State:
+def _start(
+    output: Path,
+    everything: dict[str, Any],
+    weights: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    resume: bool,
+    listener: Listener,
+) -> _State:
     """A fresh state, or that of the folder's checkpoint."""
     folder = output / CHECKPOINT
     if not resume:
         if has_checkpoint(folder):
-            raise InputError(f"{output} holds an unfinished training: resume it (--resume) or remove {folder}")
+            raise InputError(
+                f"{output} holds an unfinished training: resume it (--resume) or remove {folder}"
+            )
         if (output / RECORD_FILE).exists():
             raise InputError(f"{output} holds a finished training: choose another folder or remove it")
         return _State()
@@ -263,16 +340,26 @@ def _start(output: Path, everything: dict[str, Any], weights: dict[str, nn.Param
     before = saved.pop("settings")
     for key, value in json.loads(json.dumps(everything)).items():
         if before.get(key) != value:
-            raise InputError(f"cannot resume: {key} differs from what the training in {output} was begun with")
+            raise InputError(
+                f"cannot resume: {key} differs from what the training in {output} was begun with"
+            )
     state = _State(**saved)
     listener.on_resume(state.step)
     return state
 
 
-def _save(output: Path, state: _State, everything: dict[str, Any], weights: dict[str, nn.Parameter],
-          optimizer: torch.optim.Optimizer, started: float) -> None:
+def _save(
+    output: Path,
+    state: _State,
+    everything: dict[str, Any],
+    weights: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    started: float,
+) -> None:
     seconds = round(state.seconds + time.monotonic() - started, 1)
-    save_checkpoint(output / CHECKPOINT, {**asdict(state), "seconds": seconds, "settings": everything}, weights, optimizer)
+    save_checkpoint(
+        output / CHECKPOINT, {**asdict(state), "seconds": seconds, "settings": everything}, weights, optimizer
+    )
 
 
 def _from_main(state: _State, accelerator: Any) -> _State:
@@ -301,8 +388,13 @@ def _write_results(output: Path, record: dict[str, Any], base: BaseModel, dev: _
 
 
 def _card(training: TrainingConfig, state: _State, facts: Mapping[str, Any]) -> dict[str, Any]:
-    lines = {"epoch": facts["epoch"], "training topics": training.train_topics or "all", "seed": training.seed,
-             "loss": f"pairwise hinge, margin {training.margin}", "learning rate": training.learning_rate}
+    lines = {
+        "epoch": facts["epoch"],
+        "training topics": training.train_topics or "all",
+        "seed": training.seed,
+        "loss": f"pairwise hinge, margin {training.margin}",
+        "learning rate": training.learning_rate,
+    }
     if "dev_loss" in facts:
         lines["development loss"] = f"{facts['dev_loss']:.4f}"
     for name, value in facts.get("dev", {}).items():

@@ -1,4 +1,6 @@
-"""The training losses, over negative mean log-likelihoods L of (query, passage) pairs: lower means a better passage."""
+"""The training losses, over negative mean log-likelihoods L of (query, passage) pairs: lower means a better
+passage.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,155 @@
+"""The rerank stage: every candidate comes out again, the scored ones in their new order, the others below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+from tiny_models import TEXTS, Corpus, corpus, tiny_base, tiny_scorer
+
+from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError, PairError, QpeftError
+from qpeft_rerank.passages import Passage
+from qpeft_rerank.rerank import WINDOW_PAIRS, plan_window, rerank
+from qpeft_rerank.reranker import Reranker
+from qpeft_rerank.trec import Ranking, ScoredDoc
+
+
+class ByLength:
+    """A scorer that needs no model: the longer the passage, the better. Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[tuple[str, str]]] = []
+
+    def score(self, pairs: Sequence[tuple[str, Passage]], progress: Callable[[int], None] | None = None) -> np.ndarray:
+        self.asked.append([(query, passage.docid) for query, passage in pairs])
+        if progress is not None:
+            progress(len(pairs))
+        return np.array([len(passage.text) for _, passage in pairs], dtype=np.float32)
+
+
+PASSAGES = corpus("x" * length for length in (5, 3, 9, 1, 7, 3))
+TOPICS = {"1": "one", "2": "two", "007": "bond"}
+
+
+def ranking(qid: str, docids: str, top: float = 10.0) -> Ranking:
+    return Ranking(qid, [ScoredDoc(f"d{n}", top - i) for i, n in enumerate(docids)])
+
+
+def order(found: Ranking) -> str:
+    return "".join(docid.removeprefix("d") for docid, _ in found.docs)
+
+
+def one(docids: str, **options: object) -> Ranking:
+    return next(rerank([ranking("1", docids)], TOPICS, PASSAGES, ByLength(), **options))
+
+
+def test_candidates_are_ordered_by_their_new_score() -> None:
+    found = one("01234")
+    assert order(found) == "24013" and [score for _, score in found.docs] == [9, 7, 5, 3, 1]
+
+
+def test_equal_scores_keep_the_old_order() -> None:
+    assert order(one("1350")) == "0153" and order(one("5130")) == "0513"
+
+
+def test_below_the_depth_all_keep_their_order_under_the_scored_ones() -> None:
+    found = one("301524", depth=3)
+    assert order(found) == "013" + "524"
+    scores = [score for _, score in found.docs]
+    assert scores == sorted(set(scores), reverse=True) and len(scores) == 6
+    assert order(one("301524", depth=1)) == "301524"
+
+
+def test_a_scorer_sees_only_what_the_depth_allows() -> None:
+    scorer = ByLength()
+    list(rerank([ranking("1", "012"), ranking("007", "345")], TOPICS, PASSAGES, scorer, depth=2))
+    assert scorer.asked == [[("one", "d0"), ("one", "d1"), ("bond", "d3"), ("bond", "d4")]]
+
+
+def test_a_missing_topic_or_passage_stops_with_its_name() -> None:
+    with pytest.raises(MissingTopicError, match="'9'"):
+        list(rerank([ranking("9", "01")], TOPICS, PASSAGES, ByLength()))
+    with pytest.raises(MissingPassageError, match="'d8'.*'1'.*the test's corpus"):
+        list(rerank([ranking("1", "018")], TOPICS, PASSAGES, ByLength()))
+
+
+def test_skipping_loses_nothing_and_tells_of_each() -> None:
+    heard: list[QpeftError] = []
+    rankings = [ranking("1", "8092"), ranking("9", "210"), ranking("2", "98"), ranking("007", "12")]
+    found = list(rerank(rankings, TOPICS, PASSAGES, ByLength(), missing="skip", on_missing=heard.append))
+    assert [order(r) for r in found] == ["2089", "210", "98", "21"] and [r.qid for r in found] == ["1", "9", "2", "007"]
+    assert found[1] == rankings[1] and found[2] == rankings[2], "nothing was scored there: all stays as it was"
+    assert [type(error) for error in heard].count(MissingTopicError) == 1 and len(heard) == 5
+    assert list(rerank(rankings, TOPICS, PASSAGES, ByLength(), missing="skip")) == found
+
+
+def test_an_empty_run_and_nonsense_settings_are_errors() -> None:
+    with pytest.raises(InputError, match="empty"):
+        list(rerank([], TOPICS, PASSAGES, ByLength()))
+    with pytest.raises(InputError, match="depth"):
+        one("01", depth=0)
+    with pytest.raises(InputError, match="missing"):
+        one("01", missing="ignore")
+
+
+def test_a_run_is_read_as_it_is_needed() -> None:
+    read: list[int] = []
+
+    def run() -> Iterator[Ranking]:
+        for i in range(50):
+            read.append(i)
+            yield Ranking("1", [ScoredDoc("d0", 2.0), ScoredDoc("d1", 1.0)])
+
+    stage = rerank(run(), TOPICS, PASSAGES, ByLength(), window=4)
+    for topic in range(20):
+        next(stage)
+        assert len(read) <= topic + 5
+
+
+def test_topics_that_share_candidates_are_scored_together_and_others_in_small_windows() -> None:
+    shared, _ = plan_window([ranking("1", "0123")] * 20, depth=100)
+    alone, rankings = plan_window(iter([Ranking(str(q), [ScoredDoc(f"{q}-{d}", -d) for d in range(100)]) for q in range(20)]), 100)
+    assert alone == WINDOW_PAIRS // 100 and shared > 10 * alone
+    assert len(list(rankings)) == 20, "what was looked at is put back"
+
+
+def test_windows_do_not_change_the_result() -> None:
+    scorer = Reranker(tiny_scorer(tiny_base(), "qpeft-a"))
+    passages = corpus(TEXTS)
+    run = [ranking(qid, docids) for qid, docids in (("1", "012345"), ("2", "54321"), ("007", "30"))]
+    whole, single = (list(rerank(run, TOPICS, passages, scorer, window=w)) for w in (10, 1))
+    assert [order(r) for r in whole] == [order(r) for r in single]
+    for a, b in zip(whole, single, strict=True):
+        assert np.allclose([d.score for d in a.docs], [d.score for d in b.docs], atol=1e-4)
+
+
+def test_a_pair_that_cannot_be_scored_is_named_by_topic_and_passage() -> None:
+    scorer = Reranker(tiny_scorer(tiny_base(max_position_embeddings=128), "hard-prompt"))
+    topics = {"1": "short", "2": "a very long query " * 40}
+    with pytest.raises(PairError, match=r"topic '2', passage 'd3' \(\d+ tokens\): the query is too long") as error:
+        list(rerank([ranking("1", "01"), ranking("2", "34")], topics, corpus(TEXTS), scorer))
+    assert (error.value.qid, error.value.docid) == ("2", "d3") and error.value.tokens > 128
+
+
+def test_a_score_that_is_no_number_is_an_error_whoever_gives_it() -> None:
+    class Broken:
+        def score(self, pairs: Sequence[tuple[str, Passage]], progress: object = None) -> list[float]:
+            return [1.0, float("nan"), 2.0]
+
+    with pytest.raises(PairError, match="topic '1', passage 'd1'.*nan"):
+        list(rerank([ranking("1", "012")], TOPICS, PASSAGES, Broken()))
+
+
+def test_a_scorer_may_give_any_sequence_of_numbers() -> None:
+    class Plain:
+        def score(self, pairs: Sequence[tuple[str, Passage]], progress: object = None) -> list[float]:
+            return [float(ord(passage.docid[1])) for _, passage in pairs]
+
+    assert order(next(rerank([ranking("1", "012")], TOPICS, PASSAGES, Plain()))) == "210"
+
+
+def test_progress_counts_scored_pairs() -> None:
+    heard: list[int] = []
+    list(rerank([ranking("1", "0123"), ranking("2", "01")], TOPICS, Corpus(PASSAGES), ByLength(), depth=3, progress=heard.append))
+    assert sum(heard) == 5

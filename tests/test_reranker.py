@@ -1,0 +1,77 @@
+"""`Reranker`: the one object that a notebook needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_models import TEXTS, save_base, tiny_base, tiny_scorer
+
+import qpeft_rerank
+from qpeft_rerank.errors import InputError, PairError
+from qpeft_rerank.models.adapter import save_adapter
+from qpeft_rerank.passages import Passage
+from qpeft_rerank.reranker import Reranker
+
+PASSAGES = [Passage(f"d{i}", "", text) for i, text in enumerate(TEXTS)]
+
+
+@pytest.fixture(scope="module")
+def reranker() -> Reranker:
+    return Reranker(tiny_scorer(tiny_base(), "qpeft-r"))
+
+
+def test_the_package_has_it_at_hand() -> None:
+    assert qpeft_rerank.Reranker is Reranker
+
+
+def test_scores_are_log_likelihoods_in_the_order_given(reranker: Reranker) -> None:
+    pairs = [("how far", passage) for passage in PASSAGES]
+    scores = reranker.score(pairs)
+    assert scores.dtype == np.float32 and (scores < 0).all() and len(set(scores.tolist())) == len(pairs)
+    assert np.allclose(reranker.score(pairs[::-1])[::-1], scores, atol=1e-4)
+
+
+def test_nothing_to_score_gives_no_scores(reranker: Reranker) -> None:
+    assert reranker.score([]).shape == (0,) and reranker.rerank("how far", []) == []
+
+
+def test_hits_come_back_best_first(reranker: Reranker) -> None:
+    ranked = reranker.rerank("how far", PASSAGES)
+    scores = reranker.score([("how far", passage) for passage in PASSAGES])
+    assert [docid for docid, _ in ranked] == [PASSAGES[i].docid for i in np.argsort(-scores)]
+    assert [score for _, score in ranked] == sorted(scores.tolist(), reverse=True)
+
+
+def test_hits_are_those_of_pyserini(reranker: Reranker) -> None:
+    class Document(dict):
+        def get(self, field: str) -> str | None:  # as Lucene's Document does
+            return super().get(field)
+
+    hits = [SimpleNamespace(docid=p.docid, score=1.0, lucene_document=Document(contents=p.text)) for p in PASSAGES]
+    assert reranker.rerank("how far", hits) == reranker.rerank("how far", PASSAGES)
+    with pytest.raises(InputError, match="d0"):
+        reranker.rerank("how far", [SimpleNamespace(docid="d0", score=1.0)])
+
+
+def test_equal_scores_keep_the_order_of_the_hits(reranker: Reranker) -> None:
+    same = [Passage(docid, "", "the very same text") for docid in "cab"]
+    assert [docid for docid, _ in reranker.rerank("how far", same)] == ["c", "a", "b"]
+
+
+def test_it_is_made_from_an_adapter_or_a_model(tmp_path: Path) -> None:
+    model = save_base(tmp_path / "model")
+    plain = Reranker.from_model(model, device="cpu", batch_size=2, settings={"passage_tokens": 5})
+    assert plain.scorer.config.method == "hard-prompt" and plain.scorer.config.passage_tokens == 5 and plain.limits.pairs == 2
+    save_adapter(tmp_path / "adapter", tiny_scorer(plain.scorer.base, "qpeft-a"))
+    trained = Reranker.from_adapter(str(tmp_path / "adapter"), batch_tokens=100, device="cpu")
+    assert trained.scorer.config.method == "qpeft-a" and trained.limits.tokens == 100
+    assert trained.rerank("how far", PASSAGES) != plain.rerank("how far", PASSAGES)
+
+
+def test_a_pair_that_does_not_fit_is_an_error(reranker: Reranker) -> None:
+    with pytest.raises(PairError) as error:
+        reranker.score([("how far", PASSAGES[0]), ("far " * 1000, PASSAGES[0])])
+    assert error.value.index == 1 and error.value.tokens > 1000

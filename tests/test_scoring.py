@@ -1,0 +1,169 @@
+"""Pairs are scored in batches that fill the memory and no more; what cannot be scored is an error, never a number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import TEXTS, tiny_base, tiny_scorer
+
+from qpeft_rerank.errors import PairError
+from qpeft_rerank.models.likelihood import Batch, QueryLikelihood, collate
+from qpeft_rerank.passages import Passage
+from qpeft_rerank.scoring import BatchLimits, Plan, default_limits, out_of_memory, score_inputs
+
+SAME = {"atol": 1e-4, "rtol": 0}
+PASSAGES = [Passage(f"d{i}", "", text) for i, text in enumerate((*TEXTS, "salt", "x y z"))]
+PAIRS = [
+    (query, Passage(f"{p.docid}.{n}", "", f"{p.text} {n}"))  # no passage twice
+    for p in PASSAGES
+    for n, query in enumerate(("how far is it", "how far is the old lighthouse"))
+]
+CROWD = [(f"how far {i}", passage) for i in range(8) for passage in PASSAGES[:3]]  # many topics, few passages
+
+
+@pytest.fixture(scope="module")
+def scorer() -> QueryLikelihood:
+    return tiny_scorer(tiny_base(), "qpeft-a")
+
+
+def alone(scorer: QueryLikelihood, pairs: list[tuple[str, Passage]]) -> np.ndarray:
+    with torch.inference_mode():
+        return np.array([scorer(collate([one])).item() for one in scorer.encoder.encode(pairs)], dtype=np.float32)
+
+
+def score(scorer: QueryLikelihood, pairs: list[tuple[str, Passage]], limits: BatchLimits) -> np.ndarray:
+    return score_inputs(scorer, scorer.encoder.encode(pairs), limits)
+
+
+def batches(plan: Plan) -> list[list[int]]:
+    found, start = [], 0
+    while start < len(plan.order):
+        found.append(plan.batch(start))
+        start += len(found[-1])
+    return found
+
+
+def test_scores_are_those_of_each_pair_alone_in_the_order_given(scorer: QueryLikelihood) -> None:
+    for limits in (BatchLimits(1), BatchLimits(300), BatchLimits(100_000), BatchLimits(100_000, pairs=3)):
+        scores = score(scorer, PAIRS, limits)
+        assert scores.dtype == np.float32 and np.allclose(scores, alone(scorer, PAIRS), **SAME)
+
+
+def test_batches_hold_pairs_of_like_length_longest_first_within_the_limits(scorer: QueryLikelihood) -> None:
+    inputs = scorer.encoder.encode(PAIRS)
+    plan = Plan(scorer, inputs, BatchLimits(400))
+    assert not plan.share
+    lengths = [inputs[i].length for i in plan.order]
+    assert lengths == sorted(lengths, reverse=True) and sorted(plan.order) == list(range(len(PAIRS)))
+    for batch in batches(plan):
+        assert plan.cost(batch) == len(batch) * max(inputs[i].length for i in batch) <= 400
+    assert all(len(batch) <= 2 for batch in batches(Plan(scorer, inputs, BatchLimits(400, pairs=2))))
+    assert batches(Plan(scorer, inputs, BatchLimits(1))) == [[i] for i in plan.order], "one pair always goes"
+
+
+def test_passages_that_many_topics_share_are_run_once(scorer: QueryLikelihood) -> None:
+    inputs = scorer.encoder.encode(CROWD)
+    plan = Plan(scorer, inputs, BatchLimits(2000, cached=0.1))
+    assert plan.share
+    for batch in batches(plan):
+        assert plan.cost(batch) <= 2000
+    seen: list[int] = []
+    hook = scorer.model.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append(kwargs["inputs_embeds"].shape[0]), with_kwargs=True)
+    scores = score_inputs(scorer, inputs, BatchLimits(100_000, cached=0.1))
+    hook.remove()
+    assert seen == [3, 24], "three passages, then the ends of 24 pairs"
+    assert np.allclose(scores, alone(scorer, CROWD), **SAME)
+
+
+def test_passages_are_not_shared_where_it_does_not_pay_or_cannot_be(scorer: QueryLikelihood) -> None:
+    prefix = tiny_scorer(tiny_base(), "qpeft-a", placement="prefix")
+    assert not Plan(prefix, prefix.encoder.encode(CROWD), BatchLimits(2000)).share
+    different = [(query, Passage(str(i), "", f"passage {i}")) for i, (query, _) in enumerate(CROWD)]
+    assert not Plan(scorer, scorer.encoder.encode(different), BatchLimits(2000)).share
+
+
+@pytest.mark.parametrize(("pairs", "memory"), [(PAIRS, 150), (CROWD, 60)], ids=["plain", "shared"])
+def test_out_of_memory_halves_the_batch_and_goes_on(
+    pairs: list[tuple[str, Passage]], memory: int, scorer: QueryLikelihood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, sizes = scorer.forward, []
+
+    def small_machine(batch: Batch) -> torch.Tensor:
+        sizes.append(batch.ids.numel())
+        if batch.ids.numel() > memory:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(batch)
+
+    monkeypatch.setattr(scorer, "forward", small_machine)
+    done: list[int] = []
+    limits = BatchLimits(100_000)
+    scores = score_inputs(scorer, scorer.encoder.encode(pairs), limits, done.append)
+    monkeypatch.undo()
+    assert np.allclose(scores, alone(scorer, pairs), **SAME)
+    assert sum(done) == len(pairs), "each pair is reported once"
+    assert sum(size > memory for size in sizes) >= 2 and limits.tokens < 100_000, "the next window begins with what fits"
+
+
+def test_after_memory_ran_out_on_long_pairs_short_ones_still_fill_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = tiny_scorer(tiny_base(), "hard-prompt", prompt="")
+    pairs = [("far", Passage(str(i), "", f"{TEXTS[0]} {i}")) for i in range(8)] + [("far", Passage(str(i), "", str(i))) for i in range(40)]
+    forward, sizes = scorer.forward, []
+
+    def small_machine(batch: Batch) -> torch.Tensor:
+        if batch.ids.numel() > 400:
+            raise MemoryError
+        sizes.append(len(batch.ids))
+        return forward(batch)
+
+    monkeypatch.setattr(scorer, "forward", small_machine)
+    score(scorer, pairs, BatchLimits(1000))
+    assert max(sizes) >= 3 * sizes[0]
+
+
+def test_a_pair_too_large_for_the_memory_is_an_error_with_its_length(scorer: QueryLikelihood, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_machine(batch: Batch) -> torch.Tensor:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ...")
+
+    monkeypatch.setattr(scorer, "forward", no_machine)
+    inputs = scorer.encoder.encode(PAIRS)
+    with pytest.raises(PairError, match="out of memory") as error:
+        score_inputs(scorer, inputs, BatchLimits(1000))
+    longest = max(range(len(inputs)), key=lambda i: inputs[i].length)
+    assert error.value.index == longest and error.value.tokens == inputs[longest].length
+
+
+def test_other_errors_pass_through(scorer: QueryLikelihood, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(batch: Batch) -> torch.Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(scorer, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        score(scorer, PAIRS, BatchLimits(1000))
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_score_that_is_no_number_is_an_error_that_names_the_pair(
+    value: float, scorer: QueryLikelihood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, forward = scorer.encoder.encode(PAIRS), scorer.forward
+    victim = 5
+
+    def sometimes(batch: Batch) -> torch.Tensor:
+        scores = forward(batch)
+        return torch.where(batch.length == len(inputs[victim].before + inputs[victim].after), value, scores)
+
+    monkeypatch.setattr(scorer, "forward", sometimes)
+    with pytest.raises(PairError, match="no finite score") as error:
+        score_inputs(scorer, inputs, BatchLimits(1))
+    assert inputs[error.value.index].length == inputs[victim].length == error.value.tokens
+
+
+def test_limits_are_what_one_asks_for_or_fit_the_device() -> None:
+    for architecture in ("llama", "gpt2", "opt", "gemma3", "phi", "gpt-neox"):
+        scorer = tiny_scorer(tiny_base(architecture), "hard-prompt")
+        limits = default_limits(scorer)
+        assert limits.tokens >= 1024 and limits.pairs is None and 0 < limits.cached < 1
+        assert default_limits(scorer, 77, 3) == BatchLimits(77, 3, limits.cached)
