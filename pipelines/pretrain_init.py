@@ -1,5 +1,4 @@
-"""Starting weights that can already copy: a previous-token head and two induction heads, planted in random
-weights.
+"""Starting weights that can already copy: a previous-token head and two induction heads in random weights.
 
 Copying from the context is what query likelihood lives on. From purely random weights it appears only after
 several million tokens of repeated text; planted, it is there from the first step, and training sharpens it
@@ -15,22 +14,19 @@ import math
 import torch
 from transformers import LlamaForCausalLM
 
-# Standard deviation of the embeddings: large beside one optimizer step, so that nothing planted is lost at
-# once
+# Standard deviation of the embeddings: large beside one optimizer step, so that nothing planted is lost.
 SCALE = 0.25
 
 
 @torch.no_grad()
 def plant_copying(model: LlamaForCausalLM, seed: int) -> None:
-    """Overwrite embeddings, final norm and parts of the attention of layers 0 and 1. Needs at least two
-    layers and heads."""
+    """Overwrite embeddings, final norm and parts of the attention of layers 0 and 1 (two heads or more)."""
     config = model.config
     width, head = config.hidden_size, config.hidden_size // config.num_attention_heads
     half = head // 2
     draw = torch.Generator().manual_seed(seed)
-    speeds = config.rope_parameters["rope_theta"] ** -(
-        torch.arange(half) / half
-    )  # radians per position, by rotary pair
+    # Radians per position, by rotary pair.
+    speeds = config.rope_parameters["rope_theta"] ** -(torch.arange(half) / half)
 
     # Dimension 0 is the same for all tokens (a bias). The others are split into a place for the token itself
     # and one for the token before it, which embeddings leave empty.

@@ -4,7 +4,7 @@ The layout of a passage with its question, each part tokenised on its own::
 
     <s> prompt [hints: w w w \\n] \\nPassage:\\n passage [hints: w w w \\n] \\nQuestion:\\n query </s>
 
-A third of the passages come with hints, words of the passage that often stand in the question too, because
+Half of the passages come with hints, words of the passage that mostly stand in the question too, because
 the reranker's trained modules put vectors there. Several questions may follow one passage: more to learn from
 each passage read.
 """
@@ -20,18 +20,26 @@ import numpy as np
 from pretrain_data import BOS, EOS, PASSAGE_TOKENS, PROMPT, QUESTION_TOKENS, Records
 from tokenizers import Tokenizer
 
+# Too common to be worth a hint.
+STOPWORDS = frozenset(
+    """
+    the and that with from this which were have their been they than when what where there these those
+    other into more such also some only most over many between through after before about would
+    could during because while for was are has had not but its his her who how why did does can may
+    one two all any each was will you your
+    """.split()
+)
+
 
 class Document(NamedTuple):
-    """Ids of one document and, for each, how much its prediction counts in the loss. Both have shape
-    (length,)."""
+    """Ids of one document, and how much predicting each counts in the loss. Both have shape (length,)."""
 
     ids: np.ndarray
     weights: np.ndarray
 
 
 class Layout:
-    """Builds documents: the reranker's layout around given ids. Weights: question 2, passage 0.6, template
-    near 0."""
+    """The reranker's layout around given ids. Weights: question 2, passage 0.6, template near 0."""
 
     def __init__(self, tokenizer: Tokenizer):
         def encode(text: str) -> list[int]:
@@ -47,6 +55,12 @@ class Layout:
         self.hints, self.newline = encode("hints: "), encode("\n")
         words = [t for t, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
         self.is_word = np.array([bool(re.fullmatch(r"Ġ[A-Za-z]{3,}", t)) for t in words])
+        self.is_hint = np.array(
+            [bool(w) and t[1:].lower() not in STOPWORDS for t, w in zip(words, self.is_word, strict=True)]
+        )
+        # Words with the same first five letters, in any case, count as the same word.
+        stems = {stem: n for n, stem in enumerate(sorted({t.lstrip("Ġ").lower()[:5] for t in words}))}
+        self.stem = np.array([stems[t.lstrip("Ġ").lower()[:5]] for t in words])
 
     def document(
         self,
@@ -78,8 +92,7 @@ class Layout:
 
 
 class Rows:
-    """An endless stream of rows of ``length`` ids, each filled to the last place with whole documents and
-    plain text."""
+    """An endless stream of rows of ``length`` ids, filled to the last with documents and plain text."""
 
     def __init__(self, folder: Path, length: int, seed: int):
         self.layout, self.length = Layout(Tokenizer.from_file(str(folder / "tokenizer.json"))), length
@@ -96,20 +109,18 @@ class Rows:
         self.next[name] += 1
         return self.sets[name][self.order[name][self.next[name] - 1]]
 
-    def hints(self, passage: np.ndarray, question: np.ndarray) -> np.ndarray:
-        """1 to 15 word ids of the passage; those that also stand in the question are likelier, in one case of
-        five absent."""
-        words = np.unique(passage[self.layout.is_word[passage]])
-        if not len(words):
-            return words
-        shared = np.isin(words, question)
-        odds = np.where(shared, float(self.rng.choice([0.0, 1.0, 8.0, 30.0, 30.0])), 1.0) + 1e-6
-        count = min(len(words), int(self.rng.integers(1, 16)))
-        return self.rng.choice(words, count, replace=False, p=odds / odds.sum())
+    def hints(self, passage: np.ndarray, questions: Sequence[np.ndarray]) -> np.ndarray:
+        """1 to 10 words of the passage, of which a share (0, half or nearly all) stand in the questions."""
+        layout, rng = self.layout, self.rng
+        words = rng.permutation(np.unique(passage[layout.is_hint[passage]]))
+        asked = np.isin(layout.stem[words], layout.stem[np.concatenate(questions)])
+        count, share = int(rng.integers(1, 11)), float(rng.choice([0.0, 0.5, 1.0, 1.0]))
+        shared = words[asked][: int(np.ceil(count * share))]
+        others = words[~asked][: int(rng.integers(0, 4)) if share == 1.0 else count - len(shared)]
+        return rng.permutation(np.concatenate([shared, others]))
 
     def repeated(self, limit: int) -> Document:
-        """Random ids twice: as they are (weight on the second time), or as a passage with spans of it as
-        questions."""
+        """Random ids twice (the second time counts), or as a passage with spans of it as questions."""
         rng, layout = self.rng, self.layout
         if rng.random() < 0.5:
             half = rng.integers(3, layout.vocabulary, int(rng.integers(6, min(96, limit // 2))))
@@ -135,10 +146,12 @@ class Rows:
         passage, questions = passage[:PASSAGE_TOKENS], [questions[i] for i in rng.permutation(len(questions))]
         if name == "pseudo" and rng.random() < 0.15:
             return self.layout.plain(passage)
-        hints = self.hints(passage, questions[0]) if rng.random() < 0.35 else ()
+        hinted, prompt = rng.random() < 0.5, rng.random() < 0.8
+        # Several questions follow one passage: more to learn from each passage read. Hints are for one or
+        # two.
+        questions = questions[: int(rng.integers(1, 3)) if hinted else 4]
+        hints = self.hints(passage, questions) if hinted and questions else ()
         place = "prefix" if rng.random() < 0.5 else "suffix"
-        # Several questions follow one passage: more to learn from each passage read.
-        questions, prompt = questions[:4], rng.random() < 0.8
         while True:
             document = self.layout.document(passage, questions, hints, place, prompt)
             if len(document.ids) <= self.length or not questions:
@@ -146,8 +159,7 @@ class Rows:
             questions = questions[:-1]
 
     def row(self, repeat: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids, weights and document numbers, each of shape (length,): the longest waiting documents that
-        still fit."""
+        """Ids, weights and document numbers, each of shape (length,)."""
         taken: list[Document] = []
         room = self.length
         while True:

@@ -14,7 +14,10 @@ from qpeft_rerank.version import __version__
 def test_a_record_holds_settings_versions_and_revision_as_json() -> None:
     record = json.loads(json.dumps(run_record({"depth": 100})))
     assert record["settings"] == {"depth": 100} and record["qpeft_rerank"] == __version__
-    assert record["packages"]["torch"] == torch.__version__ and record["packages"]["transformers"] == transformers.__version__
+    assert (
+        record["packages"]["torch"] == torch.__version__
+        and record["packages"]["transformers"] == transformers.__version__
+    )
     assert {"python", "machine", "written", "git_revision"} <= set(record)
 
 
@@ -28,5 +31,8 @@ def test_the_revision_is_that_of_a_checkout_or_none() -> None:
 
 
 def test_a_record_needs_no_torch() -> None:
-    code = "import sys; from qpeft_rerank.record import run_record; run_record({}); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from qpeft_rerank.record import run_record; run_record({});"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

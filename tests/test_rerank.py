@@ -21,7 +21,9 @@ class ByLength:
     def __init__(self) -> None:
         self.asked: list[list[tuple[str, str]]] = []
 
-    def score(self, pairs: Sequence[tuple[str, Passage]], progress: Callable[[int], None] | None = None) -> np.ndarray:
+    def score(
+        self, pairs: Sequence[tuple[str, Passage]], progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
         self.asked.append([(query, passage.docid) for query, passage in pairs])
         if progress is not None:
             progress(len(pairs))
@@ -78,8 +80,15 @@ def test_skipping_loses_nothing_and_tells_of_each() -> None:
     heard: list[QpeftError] = []
     rankings = [ranking("1", "8092"), ranking("9", "210"), ranking("2", "98"), ranking("007", "12")]
     found = list(rerank(rankings, TOPICS, PASSAGES, ByLength(), missing="skip", on_missing=heard.append))
-    assert [order(r) for r in found] == ["2089", "210", "98", "21"] and [r.qid for r in found] == ["1", "9", "2", "007"]
-    assert found[1] == rankings[1] and found[2] == rankings[2], "nothing was scored there: all stays as it was"
+    assert [order(r) for r in found] == ["2089", "210", "98", "21"] and [r.qid for r in found] == [
+        "1",
+        "9",
+        "2",
+        "007",
+    ]
+    assert found[1] == rankings[1] and found[2] == rankings[2], (
+        "nothing was scored there: all stays as it was"
+    )
     assert [type(error) for error in heard].count(MissingTopicError) == 1 and len(heard) == 5
     assert list(rerank(rankings, TOPICS, PASSAGES, ByLength(), missing="skip")) == found
 
@@ -109,7 +118,9 @@ def test_a_run_is_read_as_it_is_needed() -> None:
 
 def test_topics_that_share_candidates_are_scored_together_and_others_in_small_windows() -> None:
     shared, _ = plan_window([ranking("1", "0123")] * 20, depth=100)
-    alone, rankings = plan_window(iter([Ranking(str(q), [ScoredDoc(f"{q}-{d}", -d) for d in range(100)]) for q in range(20)]), 100)
+    alone, rankings = plan_window(
+        iter([Ranking(str(q), [ScoredDoc(f"{q}-{d}", -d) for d in range(100)]) for q in range(20)]), 100
+    )
     assert alone == WINDOW_PAIRS // 100 and shared > 10 * alone
     assert len(list(rankings)) == 20, "what was looked at is put back"
 
@@ -127,7 +138,9 @@ def test_windows_do_not_change_the_result() -> None:
 def test_a_pair_that_cannot_be_scored_is_named_by_topic_and_passage() -> None:
     scorer = Reranker(tiny_scorer(tiny_base(max_position_embeddings=128), "hard-prompt"))
     topics = {"1": "short", "2": "a very long query " * 40}
-    with pytest.raises(PairError, match=r"topic '2', passage 'd3' \(\d+ tokens\): the query is too long") as error:
+    with pytest.raises(
+        PairError, match=r"topic '2', passage 'd3' \(\d+ tokens\): the query is too long"
+    ) as error:
         list(rerank([ranking("1", "01"), ranking("2", "34")], topics, corpus(TEXTS), scorer))
     assert (error.value.qid, error.value.docid) == ("2", "d3") and error.value.tokens > 128
 
@@ -151,5 +164,14 @@ def test_a_scorer_may_give_any_sequence_of_numbers() -> None:
 
 def test_progress_counts_scored_pairs() -> None:
     heard: list[int] = []
-    list(rerank([ranking("1", "0123"), ranking("2", "01")], TOPICS, Corpus(PASSAGES), ByLength(), depth=3, progress=heard.append))
+    list(
+        rerank(
+            [ranking("1", "0123"), ranking("2", "01")],
+            TOPICS,
+            Corpus(PASSAGES),
+            ByLength(),
+            depth=3,
+            progress=heard.append,
+        )
+    )
     assert sum(heard) == 5

@@ -50,7 +50,9 @@ def test_hits_are_those_of_pyserini(reranker: Reranker) -> None:
         def get(self, field: str) -> str | None:  # as Lucene's Document does
             return super().get(field)
 
-    hits = [SimpleNamespace(docid=p.docid, score=1.0, lucene_document=Document(contents=p.text)) for p in PASSAGES]
+    hits = [
+        SimpleNamespace(docid=p.docid, score=1.0, lucene_document=Document(contents=p.text)) for p in PASSAGES
+    ]
     assert reranker.rerank("how far", hits) == reranker.rerank("how far", PASSAGES)
     with pytest.raises(InputError, match="d0"):
         reranker.rerank("how far", [SimpleNamespace(docid="d0", score=1.0)])
@@ -64,7 +66,11 @@ def test_equal_scores_keep_the_order_of_the_hits(reranker: Reranker) -> None:
 def test_it_is_made_from_an_adapter_or_a_model(tmp_path: Path) -> None:
     model = save_base(tmp_path / "model")
     plain = Reranker.from_model(model, device="cpu", batch_size=2, settings={"passage_tokens": 5})
-    assert plain.scorer.config.method == "hard-prompt" and plain.scorer.config.passage_tokens == 5 and plain.limits.pairs == 2
+    assert (
+        plain.scorer.config.method == "hard-prompt"
+        and plain.scorer.config.passage_tokens == 5
+        and plain.limits.pairs == 2
+    )
     save_adapter(tmp_path / "adapter", tiny_scorer(plain.scorer.base, "qpeft-a"))
     trained = Reranker.from_adapter(str(tmp_path / "adapter"), batch_tokens=100, device="cpu")
     assert trained.scorer.config.method == "qpeft-a" and trained.limits.tokens == 100

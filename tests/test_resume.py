@@ -17,9 +17,12 @@ from qpeft_rerank.errors import FormatError, InputError
 from qpeft_rerank.resume import write_resumably
 from qpeft_rerank.trec import Ranking, ScoredDoc, format_ranking, read_run
 
-RUN = [Ranking(qid, [ScoredDoc(f"{qid}-{d}", float(-d)) for d in range(1 + i % 3)]) for i, qid in enumerate("abcdefg")]
+RUN = [
+    Ranking(qid, [ScoredDoc(f"{qid}-{d}", float(-d)) for d in range(1 + i % 3)])
+    for i, qid in enumerate("abcdefg")
+]
 SETTINGS = {"depth": 100, "model": "tiny", "filters": ("a", "b")}
-WINDOW = 3
+WINDOW = 2
 Stage = Callable[[Iterable[Ranking]], Iterator[Ranking]]
 
 
@@ -27,7 +30,14 @@ class Killed(BaseException):
     pass
 
 
-def stage(rankings: Iterable[Ranking], stop: int | None = None, seen: list[str] | None = None) -> Iterator[Ranking]:
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # hundreds of files are written here
+
+
+def stage(
+    rankings: Iterable[Ranking], stop: int | None = None, seen: list[str] | None = None
+) -> Iterator[Ranking]:
     """Turns each topic round; like the real one it refuses an empty run, and may be killed before a topic."""
     empty = True
     for place, ranking in enumerate(rankings):
@@ -36,7 +46,9 @@ def stage(rankings: Iterable[Ranking], stop: int | None = None, seen: list[str] 
             raise Killed
         if seen is not None:
             seen.append(ranking.qid)
-        yield Ranking(ranking.qid, [ScoredDoc(doc.docid, float(i)) for i, doc in enumerate(ranking.docs)][::-1])
+        yield Ranking(
+            ranking.qid, [ScoredDoc(doc.docid, float(i)) for i, doc in enumerate(ranking.docs)][::-1]
+        )
     if empty:
         raise InputError("the run is empty: there is nothing to rerank")
 
@@ -44,7 +56,9 @@ def stage(rankings: Iterable[Ranking], stop: int | None = None, seen: list[str] 
 EXPECTED = "".join(format_ranking(ranking, "tag") for ranking in stage(RUN)).encode()
 
 
-def write(output: Path, run: Iterable[Ranking] = RUN, stage: Stage = stage, resume: bool = False, **changes: object) -> int:
+def write(
+    output: Path, run: Iterable[Ranking] = RUN, stage: Stage = stage, resume: bool = False, **changes: object
+) -> int:
     return write_resumably(iter(run), stage, output, "tag", {**SETTINGS, **changes}, WINDOW, resume)
 
 
@@ -56,7 +70,9 @@ def test_an_undisturbed_run_leaves_the_run_and_its_record(tmp_path: Path) -> Non
     assert write(tmp_path / "run.txt") == len(RUN)
     assert (tmp_path / "run.txt").read_bytes() == EXPECTED and files(tmp_path) == {"run.txt", "run.txt.json"}
     record = json.loads((tmp_path / "run.txt.json").read_text())
-    assert record["topics"] == len(RUN) and record["settings"]["model"] == "tiny" and record["packages"]["torch"]
+    assert (
+        record["topics"] == len(RUN) and record["settings"]["model"] == "tiny" and record["packages"]["torch"]
+    )
 
 
 @pytest.mark.parametrize("name", ["run.txt", "run.txt.gz"])
@@ -64,10 +80,12 @@ def test_a_run_killed_before_any_topic_is_resumed_to_the_same_bytes(name: str, t
     output = tmp_path / name
     write(tmp_path / f"whole.{name}")
     for stop in range(len(RUN) + 1):
-        for again in range(len(RUN)):  # killed a second time, too
+        for again in (0, 3):  # killed a second time, too
             for place in (stop, again):
                 try:
-                    write(output, stage=lambda rankings, place=place: stage(rankings, stop=place), resume=True)
+                    write(
+                        output, stage=lambda rankings, place=place: stage(rankings, stop=place), resume=True
+                    )
                 except Killed:
                     assert not output.exists(), "a file under the final name is whole"
             write(output, resume=True)
@@ -81,7 +99,7 @@ def test_a_run_killed_before_any_topic_is_resumed_to_the_same_bytes(name: str, t
 def test_a_run_cut_off_at_any_byte_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
     output, partial = tmp_path / "run.txt", tmp_path / "run.txt.partial"
     with pytest.raises(Killed):
-        write(output, stage=lambda rankings: stage(rankings, stop=6))
+        write(output, stage=lambda rankings: stage(rankings, stop=5))
     sidecar = (tmp_path / "run.txt.partial.json").read_bytes()
     held = partial.read_bytes()
     assert EXPECTED.startswith(held)
@@ -89,10 +107,12 @@ def test_a_run_cut_off_at_any_byte_is_resumed_to_the_same_bytes(tmp_path: Path) 
         partial.write_bytes(held[:length])
         (tmp_path / "run.txt.partial.json").write_bytes(sidecar)
         seen: list[str] = []
-        assert write(output, stage=lambda rankings, seen=seen: stage(rankings, seen=seen), resume=True) == len(RUN)
+        assert write(
+            output, stage=lambda rankings, seen=seen: stage(rankings, seen=seen), resume=True
+        ) == len(RUN)
         assert output.read_bytes() == EXPECTED
-        done = held[:length].count(b"\n")
-        assert len(seen) >= len(RUN) - 6 and (done < sum(len(r.docs) for r in RUN[:3]) or len(seen) <= 4)
+        done = held[:length].count(b"\n") // 3  # topics of one and two documents follow each other
+        assert len(RUN) - len(seen) in (0, 2, 4) and len(seen) <= max(len(RUN) - done, 3)
         output.unlink()
 
 
@@ -101,7 +121,7 @@ def test_only_whole_windows_are_kept_so_that_batches_are_the_same(tmp_path: Path
         write(tmp_path / "run.txt", stage=lambda rankings: stage(rankings, stop=5))
     seen: list[str] = []
     write(tmp_path / "run.txt", stage=lambda rankings: stage(rankings, seen=seen), resume=True)
-    assert seen == ["d", "e", "f", "g"]
+    assert seen == ["e", "f", "g"]
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
@@ -125,7 +145,7 @@ def test_an_unfinished_run_is_neither_overwritten_nor_resumed_under_other_settin
         write(tmp_path / "run.txt")
     with pytest.raises(InputError, match="cannot resume: depth was 100 and is now 50"):
         write(tmp_path / "run.txt", resume=True, depth=50)
-    with pytest.raises(InputError, match="of another run: topic 'a' where the input has 'z'"):
+    with pytest.raises(InputError, match="of another run: it has topic 'a', the input 'z'"):
         write(tmp_path / "run.txt", run=[Ranking("z", RUN[0].docs), *RUN[1:]], resume=True)
     with pytest.raises(InputError, match="of another run: topic 'a' has other documents"):
         write(tmp_path / "run.txt", run=[Ranking("a", [ScoredDoc("other", 1.0)]), *RUN[1:]], resume=True)
@@ -195,7 +215,7 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         return subprocess.run(command, env=environment, check=False).returncode
 
-    for stop in ("17", "2", "29"):
+    for stop in ("5", "17", "29"):
         assert run(tmp_path / "killed", stop) == -signal.SIGKILL and not (tmp_path / "killed").exists()
     assert run(tmp_path / "killed", "never") == run(tmp_path / "whole", "never") == 0
     assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()

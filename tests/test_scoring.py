@@ -1,4 +1,4 @@
-"""Pairs are scored in batches that fill the memory and no more; what cannot be scored is an error, never a number."""
+"""Pairs are scored in batches that fill the memory and no more; what has no score is an error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def scorer() -> QueryLikelihood:
 
 def alone(scorer: QueryLikelihood, pairs: list[tuple[str, Passage]]) -> np.ndarray:
     with torch.inference_mode():
-        return np.array([scorer(collate([one])).item() for one in scorer.encoder.encode(pairs)], dtype=np.float32)
+        return np.array(
+            [scorer(collate([one])).item() for one in scorer.encoder.encode(pairs)], dtype=np.float32
+        )
 
 
 def score(scorer: QueryLikelihood, pairs: list[tuple[str, Passage]], limits: BatchLimits) -> np.ndarray:
@@ -70,7 +72,8 @@ def test_passages_that_many_topics_share_are_run_once(scorer: QueryLikelihood) -
         assert plan.cost(batch) <= 2000
     seen: list[int] = []
     hook = scorer.model.register_forward_hook(
-        lambda module, args, kwargs, output: seen.append(kwargs["inputs_embeds"].shape[0]), with_kwargs=True)
+        lambda module, args, kwargs, output: seen.append(kwargs["inputs_embeds"].shape[0]), with_kwargs=True
+    )
     scores = score_inputs(scorer, inputs, BatchLimits(100_000, cached=0.1))
     hook.remove()
     assert seen == [3, 24], "three passages, then the ends of 24 pairs"
@@ -103,12 +106,18 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     monkeypatch.undo()
     assert np.allclose(scores, alone(scorer, pairs), **SAME)
     assert sum(done) == len(pairs), "each pair is reported once"
-    assert sum(size > memory for size in sizes) >= 2 and limits.tokens < 100_000, "the next window begins with what fits"
+    assert sum(size > memory for size in sizes) >= 2 and limits.tokens < 100_000, (
+        "the next window begins with what fits"
+    )
 
 
-def test_after_memory_ran_out_on_long_pairs_short_ones_still_fill_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_memory_ran_out_on_long_pairs_short_ones_still_fill_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     scorer = tiny_scorer(tiny_base(), "hard-prompt", prompt="")
-    pairs = [("far", Passage(str(i), "", f"{TEXTS[0]} {i}")) for i in range(8)] + [("far", Passage(str(i), "", str(i))) for i in range(40)]
+    pairs = [("far", Passage(str(i), "", f"{TEXTS[0]} {i}")) for i in range(8)] + [
+        ("far", Passage(str(i), "", str(i))) for i in range(40)
+    ]
     forward, sizes = scorer.forward, []
 
     def small_machine(batch: Batch) -> torch.Tensor:
@@ -122,9 +131,13 @@ def test_after_memory_ran_out_on_long_pairs_short_ones_still_fill_a_batch(monkey
     assert max(sizes) >= 3 * sizes[0]
 
 
-def test_a_pair_too_large_for_the_memory_is_an_error_with_its_length(scorer: QueryLikelihood, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_too_large_for_the_memory_is_an_error_with_its_length(
+    scorer: QueryLikelihood, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_machine(batch: Batch) -> torch.Tensor:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ...")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ..."
+        )
 
     monkeypatch.setattr(scorer, "forward", no_machine)
     inputs = scorer.encoder.encode(PAIRS)
@@ -158,7 +171,9 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_pair(
     monkeypatch.setattr(scorer, "forward", sometimes)
     with pytest.raises(PairError, match="no finite score") as error:
         score_inputs(scorer, inputs, BatchLimits(1))
-    assert inputs[error.value.index].length == inputs[victim].length == error.value.tokens
+    named = inputs[error.value.index]
+    assert named.length == error.value.tokens
+    assert len(named.before + named.after) == len(inputs[victim].before + inputs[victim].after)
 
 
 def test_limits_are_what_one_asks_for_or_fit_the_device() -> None:

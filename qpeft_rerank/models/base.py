@@ -47,7 +47,7 @@ class BaseModel:
     def context(self) -> int | None:
         """Longest sequence that the model takes; None where it sets no limit."""
         config = self.model.config.get_text_config()
-        for key in ("max_position_embeddings", "n_positions"):
+        for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
             if isinstance(getattr(config, key, None), int):
                 return getattr(config, key)
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from qpeft_rerank.errors import InputError
@@ -49,15 +50,21 @@ def has_checkpoint(folder: Path) -> bool:
 def load_checkpoint(
     folder: Path, weights: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Put the saved weights and moments back; returns the saved state. Raises `InputError` if there is
-    none.
+    """Put the saved weights and moments back; returns the saved state.
+
+    Raises:
+        InputError: there is none, it is damaged, or of other weights.
     """
-    whole = _whole(folder)
-    if whole is None:
-        raise InputError(f"there is no checkpoint in {folder} to resume from")
-    tensors = load_file(whole / _TENSORS)
+    state = load_state(folder)
+    path = _existing(folder) / _TENSORS
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"checkpoint {path} cannot be read: {error}") from error
     with torch.no_grad():
         for name, parameter in weights.items():
+            if f"weight.{name}" not in tensors or tensors[f"weight.{name}"].shape != parameter.shape:
+                raise InputError(f"checkpoint {path} is of another training: {name!r} does not fit")
             parameter.copy_(tensors[f"weight.{name}"])
             moments = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
@@ -66,7 +73,23 @@ def load_checkpoint(
                     moments[key] = value if key == "step" else value.to(parameter.device)
             if moments:
                 optimizer.state[parameter] = moments
-    return json.loads((whole / _STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The saved state alone. Raises `InputError` as `load_checkpoint` does."""
+    path = _existing(folder) / _STATE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"checkpoint {path} cannot be read: {error}") from error
+
+
+def _existing(folder: Path) -> Path:
+    whole = _whole(folder)
+    if whole is None:
+        raise InputError(f"there is no checkpoint in {folder} to resume from")
+    return whole
 
 
 def _whole(folder: Path) -> Path | None:

@@ -31,7 +31,7 @@ from qpeft_rerank.rerank import rerank
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.scoring import Plan, default_limits
 from qpeft_rerank.training.activations import recompute_activations
-from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, load_state, save_checkpoint
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.groups import (
     Group,
@@ -121,14 +121,16 @@ def train(
     if not settings.trainable:
         raise InputError(f"method {settings.method!r} has nothing to train")
     listener, output, started = listener or Listener(), Path(output), time.monotonic()
-    accelerator = Accelerator(mixed_precision=training.mixed_precision)
+    try:
+        accelerator = Accelerator(cpu=base.device.type == "cpu", mixed_precision=training.mixed_precision)
+    except ValueError as error:  # not possible on this device, or the process trained otherwise before
+        raise InputError(f"mixed_precision: {' '.join(str(error).split())}") from error
     torch.manual_seed(training.seed)  # initial weights, the same in every process
     scorer = QueryLikelihood(base, settings)
     if training.checkpoint_activations:
         recompute_activations(base.model)
-        scorer.can_share = (
-            False  # computed again, a layer would add to a shared passage's keys and values twice
-        )
+        # Computed again, a layer would add to a shared passage's keys and values twice.
+        scorer.can_share = False
     weights = scorer.trained_parameters()
     optimizer = torch.optim.AdamW(
         weights.values(), lr=training.learning_rate, weight_decay=training.weight_decay
@@ -326,23 +328,20 @@ def _start(
 ) -> _State:
     """A fresh state, or that of the folder's checkpoint."""
     folder = output / CHECKPOINT
-    if not resume:
-        if has_checkpoint(folder):
-            raise InputError(
-                f"{output} holds an unfinished training: resume it (--resume) or remove {folder}"
-            )
+    if not has_checkpoint(folder):
         if (output / RECORD_FILE).exists():
             raise InputError(f"{output} holds a finished training: choose another folder or remove it")
-        return _State()
-    if not has_checkpoint(folder):
-        return _State()  # killed before the first checkpoint
-    saved = load_checkpoint(folder, weights, optimizer)
-    before = saved.pop("settings")
+        return _State()  # new, or killed before the first checkpoint
+    if not resume:
+        raise InputError(f"{output} holds an unfinished training: resume it (--resume) or remove {folder}")
+    before = load_state(folder)["settings"]
     for key, value in json.loads(json.dumps(everything)).items():
         if before.get(key) != value:
             raise InputError(
                 f"cannot resume: {key} differs from what the training in {output} was begun with"
             )
+    saved = load_checkpoint(folder, weights, optimizer)
+    del saved["settings"]
     state = _State(**saved)
     listener.on_resume(state.step)
     return state

@@ -1,4 +1,4 @@
-"""An adapter is a folder that can be copied and shared, and is loaded only on the model that it was trained for."""
+"""An adapter is a folder that can be copied and shared, and loads only on the model it was trained for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from tiny_models import byte_tokenizer, save_base, tiny_base, tiny_scorer
 
 from qpeft_rerank.errors import AdapterError, InputError, QpeftError
-from qpeft_rerank.models.adapter import CONFIG_FILE, WEIGHTS_FILE, fetch_folder, load_adapter, push_adapter, save_adapter
+from qpeft_rerank.models.adapter import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    fetch_folder,
+    load_adapter,
+    push_adapter,
+    save_adapter,
+)
 from qpeft_rerank.models.base import BaseModel, load_base
 from qpeft_rerank.models.config import METHODS
 from qpeft_rerank.models.likelihood import QueryLikelihood, collate
@@ -44,7 +51,9 @@ def adapter(base: BaseModel, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_folder_holds_all_that_a_score_depends_on(method: str, base: BaseModel, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"soft_prompt": True, "prompt_layers": 1, "prompt": "Read on."} if method != "hard-prompt" else {}
+    settings: dict[str, Any] = (
+        {"soft_prompt": True, "prompt_layers": 1, "prompt": "Read on."} if method != "hard-prompt" else {}
+    )
     scorer = tiny_scorer(base, method, k=3, heads=4, placement="prefix", passage_tokens=20, **settings)
     save_adapter(tmp_path / "made" / "here", scorer)
     moved = tmp_path / "elsewhere"
@@ -65,10 +74,14 @@ def test_only_the_trained_part_is_kept(base: BaseModel, adapter: Path, tmp_path:
 def test_saving_again_replaces_and_leaves_nothing_else(base: BaseModel, adapter: Path) -> None:
     other = tiny_scorer(base, "qpeft-r", seed=5, k=3)
     save_adapter(adapter, other)
-    assert torch.equal(scores(load_adapter(adapter, base)), scores(other)) and len(list(adapter.iterdir())) == 3
+    assert (
+        torch.equal(scores(load_adapter(adapter, base)), scores(other)) and len(list(adapter.iterdir())) == 3
+    )
 
 
-def test_an_adapter_of_an_fp32_model_loads_on_the_same_in_bf16(model: str, adapter: Path, base: BaseModel) -> None:
+def test_an_adapter_of_an_fp32_model_loads_on_the_same_in_bf16(
+    model: str, adapter: Path, base: BaseModel
+) -> None:
     half = load_adapter(adapter, dtype="bfloat16", device="cpu")
     assert torch.allclose(scores(half), scores(load_adapter(adapter, base)), atol=0.2)
 
@@ -84,7 +97,10 @@ def test_the_base_model_may_lie_elsewhere(model: str, adapter: Path, tmp_path: P
 
 
 def test_another_base_model_or_tokenizer_is_an_error_unless_forced(adapter: Path) -> None:
-    for other, what in ((tiny_base(seed=9), "another base model"), (tiny_base(tokenizer=byte_tokenizer(bos=None)), "another tokenizer")):
+    for other, what in (
+        (tiny_base(seed=9), "another base model"),
+        (tiny_base(tokenizer=byte_tokenizer(bos=None)), "another tokenizer"),
+    ):
         with pytest.raises(AdapterError, match=what) as error:
             load_adapter(adapter, other)
         assert str(adapter) in str(error.value)
@@ -129,7 +145,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_folder_is_an_error_of_one_line_that_names_it(damage: str, adapter: Path, base: BaseModel) -> None:
+def test_a_damaged_folder_is_an_error_of_one_line_that_names_it(
+    damage: str, adapter: Path, base: BaseModel
+) -> None:
     DAMAGE[damage](adapter)
     with pytest.raises(AdapterError) as error:
         load_adapter(adapter, base)
@@ -151,7 +169,9 @@ def test_damaged_weights_are_found_before_the_base_model_is_loaded(adapter: Path
         load_adapter(adapter)
 
 
-def test_a_failed_save_leaves_the_folder_as_it_was(base: BaseModel, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_folder_as_it_was(
+    base: BaseModel, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = {f.name: f.read_bytes() for f in adapter.iterdir()}
 
     def full(*_: Any, **__: Any) -> None:
@@ -181,12 +201,16 @@ def test_an_adapter_is_pushed_to_the_hub_and_fetched_by_name(
         def create_repo(self, name: str, private: bool, exist_ok: bool) -> None:
             assert private and exist_ok
 
-        def upload_folder(self, repo_id: str, folder_path: str, revision: str | None, allow_patterns: list[str]) -> str:
+        def upload_folder(
+            self, repo_id: str, folder_path: str, revision: str | None, allow_patterns: list[str]
+        ) -> str:
             hub[repo_id] = Path(shutil.copytree(folder_path, tmp_path / "hub"))
             return f"https://hub/{repo_id}"
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, revision, allow_patterns: str(hub[name]))
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, revision, allow_patterns: str(hub[name])
+    )
     assert push_adapter(adapter, "someone/reranker", private=True) == "https://hub/someone/reranker"
     shutil.rmtree(adapter)
     assert scores(load_adapter("someone/reranker", base)).isfinite().all()
@@ -197,7 +221,9 @@ def test_only_adapter_folders_are_pushed(tmp_path: Path) -> None:
         push_adapter(tmp_path, "someone/reranker")
 
 
-def test_what_the_hub_says_no_to_is_an_error_of_one_line(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_says_no_to_is_an_error_of_one_line(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     class Api:

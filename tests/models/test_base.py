@@ -31,7 +31,12 @@ def copied(folder: str, tmp_path: Path) -> Path:
 
 def test_a_model_is_loaded_frozen_and_in_eval_mode(folder: str) -> None:
     base = load_base(folder, device="cpu")
-    assert base.name == folder and base.dtype == torch.float32 and base.device.type == "cpu" and base.context == 512
+    assert (
+        base.name == folder
+        and base.dtype == torch.float32
+        and base.device.type == "cpu"
+        and base.context == 512
+    )
     assert not base.model.training and not any(p.requires_grad for p in base.model.parameters())
     assert load_base(folder, dtype="bfloat16", device="cpu").dtype == torch.bfloat16
 
@@ -44,8 +49,11 @@ def test_every_architecture_comes_back_from_its_folder(architecture: str, tmp_pa
 
 def test_a_missing_or_empty_folder_and_an_unknown_name_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for name, message in ((str(tmp_path / "nowhere"), "does not exist"), (str(tmp_path / "empty"), "no config.json"),
-                          ("no-such-organisation/no-such-model", "cannot be loaded")):
+    for name, message in (
+        (str(tmp_path / "nowhere"), "does not exist"),
+        (str(tmp_path / "empty"), "no config.json"),
+        ("no-such-organisation/no-such-model", "cannot be loaded"),
+    ):
         with pytest.raises(InputError, match=message) as error:
             load_base(name, device="cpu")
         assert name in str(error.value) and "\n" not in str(error.value)
@@ -81,11 +89,15 @@ def test_a_model_that_looks_ahead_is_refused(tmp_path: Path) -> None:
         load_base(str(tmp_path), device="cpu")
 
 
-def test_a_model_that_needs_more_than_embeddings_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_needs_more_than_embeddings_is_refused(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     forward = type(model).forward
 
-    def peeking(self, input_ids=None, inputs_embeds=None, **options):  # as models with an embedding for each layer do
+    def peeking(
+        self, input_ids=None, inputs_embeds=None, **options
+    ):  # as models with an embedding for each layer do
         output = forward(self, input_ids=input_ids, inputs_embeds=inputs_embeds, **options)
         if input_ids is not None:
             output.logits = output.logits * 1.5
@@ -115,10 +127,16 @@ def test_a_pad_token_beyond_the_vocabulary_does_no_harm(folder: str, tmp_path: P
     assert base.tokenizer.pad_token_id == len(byte_tokenizer()) == base.embeddings.num_embeddings
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"dtype": "int8"}, "dtype: 'int8'"), ({"device": "tpu7"}, "device: 'tpu7'"), ({"quantize": "3bit"}, "quantize: '3bit'"),
-    ({"device": "cpu", "device_map": "auto"}, "exclude each other"), ({"device_map": "nowhere"}, "nowhere"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int8"}, "dtype: 'int8'"),
+        ({"device": "tpu7"}, "device: 'tpu7'"),
+        ({"quantize": "3bit"}, "quantize: '3bit'"),
+        ({"device": "cpu", "device_map": "auto"}, "exclude each other"),
+        ({"device_map": "nowhere"}, "nowhere"),
+    ],
+)
 def test_nonsense_options_are_errors(folder: str, options: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_base(folder, **options)
@@ -134,7 +152,9 @@ def test_a_fingerprint_knows_a_model_in_any_type_and_no_other() -> None:
     prints = {name: tiny_base(name).weight_fingerprint() for name in ARCHITECTURES}
     for name in ("llama", "gpt2", "gemma2"):
         base = tiny_base(name)
-        QueryLikelihood(base, AdapterConfig(method="hard-prompt"))  # puts its own module around the output layer
+        QueryLikelihood(
+            base, AdapterConfig(method="hard-prompt")
+        )  # puts its own module around the output layer
         assert same_weights(base.weight_fingerprint(), prints[name])
         for dtype in (torch.bfloat16, torch.float16):
             base.model.to(dtype)
@@ -145,8 +165,10 @@ def test_a_fingerprint_knows_a_model_in_any_type_and_no_other() -> None:
 
 
 def test_a_fingerprint_knows_a_tokenizer() -> None:
-    prints = [tiny_base(tokenizer=t).tokenizer_fingerprint()
-              for t in (byte_tokenizer(), byte_tokenizer(bos=None), byte_tokenizer(eos="<end>"))]
+    prints = [
+        tiny_base(tokenizer=t).tokenizer_fingerprint()
+        for t in (byte_tokenizer(), byte_tokenizer(bos=None), byte_tokenizer(eos="<end>"))
+    ]
     assert len(set(prints)) == 3 and tiny_base("gpt2").tokenizer_fingerprint() == prints[0]
 
 
@@ -154,19 +176,33 @@ def test_a_base_model_can_carry_a_lora(folder: str, tmp_path: Path) -> None:
     from peft import LoraConfig, PeftModel, get_peft_model
 
     torch.manual_seed(0)
-    carrying = get_peft_model(AutoModelForCausalLM.from_pretrained(folder),
-                              LoraConfig(r=4, target_modules=["q_proj", "down_proj", "lm_head"], task_type="CAUSAL_LM",
-                                         init_lora_weights=False))
+    carrying = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(folder),
+        LoraConfig(
+            r=4,
+            target_modules=["q_proj", "down_proj", "lm_head"],
+            task_type="CAUSAL_LM",
+            init_lora_weights=False,
+        ),
+    )
     carrying.save_pretrained(tmp_path / "lora")
     base = load_base(folder, lora=str(tmp_path / "lora"), device="cpu")
     scorer = tiny_scorer(base, "hard-prompt")
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "lora").eval()
     for pair in scorer.encoder.encode(PAIRS):
         ids = torch.tensor([pair.before + pair.after])
-        expected = theirs(input_ids=ids).logits[0].log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[-pair.scored:].mean()
+        expected = (
+            theirs(input_ids=ids)
+            .logits[0]
+            .log_softmax(-1)[:-1]
+            .gather(1, ids[0, 1:, None])[-pair.scored :]
+            .mean()
+        )
         assert abs(scorer(collate([pair])) - expected) < 1e-4
     plain = tiny_scorer(load_base(folder, device="cpu"), "hard-prompt")
-    assert not torch.allclose(plain(collate(scorer.encoder.encode(PAIRS))), scorer(collate(scorer.encoder.encode(PAIRS))), atol=1e-3)
+    assert not torch.allclose(
+        plain(collate(scorer.encoder.encode(PAIRS))), scorer(collate(scorer.encoder.encode(PAIRS))), atol=1e-3
+    )
     assert not any(p.requires_grad for p in base.model.parameters())
 
 
@@ -177,10 +213,10 @@ def test_a_lora_that_is_missing_or_of_another_model_is_an_error(folder: str, tmp
         fetch_folder(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="adapter_model.safetensors"):
         load_base(folder, lora=str(tmp_path), device="cpu")
-    other = get_peft_model(tiny_base("gpt2").model, LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
+    other = get_peft_model(
+        tiny_base("gpt2").model, LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+    )
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="does not fit") as error:
         load_base(folder, lora=str(tmp_path / "other"), device="cpu")
     assert "\n" not in str(error.value)
-
-

@@ -27,12 +27,30 @@ def test_the_soft_prompt_method_trains_a_soft_prompt_and_hints_can_be_added() ->
     assert not AdapterConfig(method="hard-prompt").trainable
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("method", "qpeft"), ("k", 0), ("k", 1.5), ("k", True), ("heads", 0), ("hint_layers", -1), ("passage_tokens", 0),
-    ("placement", "middle"), ("similarity", "l2"), ("filters", ("stopword",)), ("attention_dropout", 1.0), ("hint_table", "x"),
-    ("passage_format", "title"), ("layout", "other"), ("prompt", 5), ("hint_prefix", None), ("soft_prompt", "yes"),
-    ("prompt_layers", 1), ("fixed_prompt", "read this"),
-])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", "qpeft"),
+        ("k", 0),
+        ("k", 1.5),
+        ("k", True),
+        ("heads", 0),
+        ("hint_layers", -1),
+        ("passage_tokens", 0),
+        ("placement", "middle"),
+        ("similarity", "l2"),
+        ("filters", ("stopword",)),
+        ("attention_dropout", 1.0),
+        ("hint_table", "x"),
+        ("passage_format", "title"),
+        ("layout", "other"),
+        ("prompt", 5),
+        ("hint_prefix", None),
+        ("soft_prompt", "yes"),
+        ("prompt_layers", 1),
+        ("fixed_prompt", "read this"),
+    ],
+)
 def test_an_impossible_value_is_an_error_that_names_the_setting(name: str, value: object) -> None:
     with pytest.raises(InputError, match=f"^{name}: "):
         AdapterConfig(**{"method": "qpeft-r", name: value})
@@ -44,6 +62,12 @@ def test_a_soft_prompt_needs_a_prompt() -> None:
 
 
 def test_unknown_or_damaged_settings_are_an_adapter_error_that_names_the_file() -> None:
-    for settings in ({"colour": 1}, {"k": "many"}, {"filters": 5}, {"attention_dropout": "x"}, {"method": ["qpeft-r"]}):
+    for settings in (
+        {"colour": 1},
+        {"k": "many"},
+        {"filters": 5},
+        {"attention_dropout": "x"},
+        {"method": ["qpeft-r"]},
+    ):
         with pytest.raises(AdapterError, match="^somewhere.json: "):
             AdapterConfig.from_dict(settings, "somewhere.json")

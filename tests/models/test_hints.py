@@ -26,7 +26,9 @@ def hint_texts(scorer: QueryLikelihood, pairs: list[tuple[str, Passage]] = PAIRS
     """The visible hint tokens of each pair, head and newline included."""
     hints = scorer.hints(collate(scorer.encoder.encode(pairs)).pairs)
     decode = scorer.base.tokenizer.decode
-    return [[decode([i]) for i in ids[mask].tolist()] for ids, mask in zip(hints.ids, hints.mask, strict=True)]
+    return [
+        [decode([i]) for i in ids[mask].tolist()] for ids, mask in zip(hints.ids, hints.mask, strict=True)
+    ]
 
 
 def byte_pieces(text: str) -> list[str]:
@@ -70,7 +72,9 @@ def test_retrieval_looks_at_the_trained_table_for_the_query_and_at_the_frozen_on
     query, passage = "x", Passage("d", "", "abcdef")
     for target in "adf":
         with torch.no_grad():
-            scorer.hints.table.embedding[scorer.encoder._ids(query)] = scorer.base.embeddings.weight[scorer.encoder._ids(target)]
+            scorer.hints.table.embedding[scorer.encoder._ids(query)] = scorer.base.embeddings.weight[
+                scorer.encoder._ids(target)
+            ]
         assert hint_texts(scorer, [(query, passage)])[0][-2] == target
 
 
@@ -125,7 +129,9 @@ def test_an_untrained_table_is_the_models_own_whatever_the_model_does_to_it() ->
 
 def test_a_frozen_table_is_neither_trained_nor_saved() -> None:
     scorer = tiny_scorer(tiny_base(), "qpeft-r", hint_table="frozen")
-    assert set(scorer.trained_parameters()) == {f"hints.mlp.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")}
+    assert set(scorer.trained_parameters()) == {
+        f"hints.mlp.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")
+    }
     batch = collate(scorer.encoder.encode(PAIRS))
     scorer(batch).sum().backward()
     assert scorer.base.embeddings.weight.grad is None
@@ -134,8 +140,13 @@ def test_a_frozen_table_is_neither_trained_nor_saved() -> None:
 def test_soft_prompt_and_hints_train_together() -> None:
     scorer = tiny_scorer(tiny_base(), "qpeft-a", soft_prompt=True, prompt_layers=1)
     scorer(collate(scorer.encoder.encode(PAIRS))).sum().backward()
-    for name in ("prompt.embedding", "prompt.mlp.0.weight", "hints.table.embedding", "hints.attention.in_proj_weight",
-                 "hints.mlp.2.bias"):
+    for name in (
+        "prompt.embedding",
+        "prompt.mlp.0.weight",
+        "hints.table.embedding",
+        "hints.attention.in_proj_weight",
+        "hints.mlp.2.bias",
+    ):
         assert scorer.trained_parameters()[name].grad.abs().sum() > 0, name
 
 

@@ -1,4 +1,4 @@
-"""Texts become ids by the documented layout: nothing but the passage is ever cut, and special tokens in texts are plain text."""
+"""Texts become ids by the documented layout: only the passage is ever cut, special tokens are plain text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from transformers import PreTrainedTokenizerFast
 
 from qpeft_rerank.errors import InputError, PairError
 from qpeft_rerank.models.config import METHODS, AdapterConfig
-from qpeft_rerank.models.inputs import PairEncoder, PairInput, TokenizedPassage, passage_text, vocabulary_candidates
+from qpeft_rerank.models.inputs import (
+    PairEncoder,
+    PairInput,
+    TokenizedPassage,
+    passage_text,
+    vocabulary_candidates,
+)
 from qpeft_rerank.models.likelihood import collate
 from qpeft_rerank.passages import Passage
 
@@ -19,8 +25,12 @@ TOKENIZERS = {"byte level": byte_tokenizer(), "metaspace": metaspace_tokenizer()
 LONG = Passage("long", "Title", " ".join(TEXTS) * 3)
 
 
-def encoder(tokenizer: PreTrainedTokenizerFast | None = None, context: int | None = None, **settings: object) -> PairEncoder:
-    return PairEncoder(tokenizer or byte_tokenizer(), AdapterConfig(**{"method": "qpeft-r", **settings}), context)
+def encoder(
+    tokenizer: PreTrainedTokenizerFast | None = None, context: int | None = None, **settings: object
+) -> PairEncoder:
+    return PairEncoder(
+        tokenizer or byte_tokenizer(), AdapterConfig(**{"method": "qpeft-r", **settings}), context
+    )
 
 
 def encode(query: str, passage: str | Passage, *arguments: object, **settings: object) -> PairInput:
@@ -40,14 +50,17 @@ def test_the_layout_is_the_documented_one() -> None:
     }.items():
         pair = encode("how far", "salt", prompt="Read.", placement=placement)
         assert tokenizer.decode(pair.before) == before and tokenizer.decode(pair.after) == after
-        assert tokenizer.decode(pair.after[-pair.scored:]) == "how far</s>"
+        assert tokenizer.decode(pair.after[-pair.scored :]) == "how far</s>"
         assert pair.length == len(pair.before) + pair.hint_slots + len(pair.after)
 
 
 def test_segments_are_tokenised_apart() -> None:
     pair = encode("of the", "roads of", method="hard-prompt", prompt="Read", placement="prefix")
-    ids = [i for text in ("Read", "\nPassage:\n", "roads of", "\nQuestion:\n", "of the")
-           for i in byte_tokenizer()(text, add_special_tokens=False)["input_ids"]]
+    ids = [
+        i
+        for text in ("Read", "\nPassage:\n", "roads of", "\nQuestion:\n", "of the")
+        for i in byte_tokenizer()(text, add_special_tokens=False)["input_ids"]
+    ]
     assert pair.before + pair.after == [byte_tokenizer().bos_token_id, *ids, byte_tokenizer().eos_token_id]
 
 
@@ -59,8 +72,14 @@ def test_a_tokenizer_without_bos_or_eos_gets_none() -> None:
 
 def test_passage_is_title_blank_text_or_a_published_form() -> None:
     passage, untitled = Passage("d", "Salt", "was traded"), Passage("d", "", "was traded")
-    assert passage_text(passage, "title text") == "Salt was traded" and passage_text(untitled, "title text") == "was traded"
-    assert passage_text(passage, "text+title") == "was tradedSalt" and passage_text(passage, "title+text") == "Saltwas traded"
+    assert (
+        passage_text(passage, "title text") == "Salt was traded"
+        and passage_text(untitled, "title text") == "was traded"
+    )
+    assert (
+        passage_text(passage, "text+title") == "was tradedSalt"
+        and passage_text(passage, "title+text") == "Saltwas traded"
+    )
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -75,8 +94,21 @@ def test_special_tokens_in_a_text_are_plain_text(name: str) -> None:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_any_text_gives_a_finite_score(name: str) -> None:
-    texts = ["", " ", "\n\n", "\x00\x01\x1f\x7f", "🦙🏳️‍🌈", "naïve café", "東京の塔", "مرحبا", "\u200b\ufeff", "a" * 90, "<s>" * 9,
-             "half a pair \ud83e", "e\u0301\u0301\u0301"]
+    texts = [
+        "",
+        " ",
+        "\n\n",
+        "\x00\x01\x1f\x7f",
+        "🦙🏳️‍🌈",
+        "naïve café",
+        "東京の塔",
+        "مرحبا",
+        "\u200b\ufeff",
+        "a" * 90,
+        "<s>" * 9,
+        "half a pair \ud83e",
+        "e\u0301\u0301\u0301",
+    ]
     base = tiny_base(tokenizer=TOKENIZERS[name])
     for method in METHODS:
         scorer = tiny_scorer(base, method, k=2)
@@ -87,23 +119,29 @@ def test_any_text_gives_a_finite_score(name: str) -> None:
 
 def test_a_passage_is_cut_from_its_end_and_nothing_else_is() -> None:
     whole = encode("how far", LONG, placement="prefix", passage_tokens=10_000)
-    for cut in (encode("how far", LONG, placement="prefix", passage_tokens=20),
-                encode("how far", LONG, byte_tokenizer(), whole.length - len(whole.passage) + 20, placement="prefix")):
+    for cut in (
+        encode("how far", LONG, placement="prefix", passage_tokens=20),
+        encode("how far", LONG, byte_tokenizer(), whole.length - len(whole.passage) + 20, placement="prefix"),
+    ):
         assert cut.passage == whole.passage[:20] and len(cut.candidate) == 20
         heading = len(cut.after) - 20 - len(encoder().question_heading) - cut.scored
         assert cut.before == whole.before and cut.query == whole.query and cut.hint_slots == whole.hint_slots
         assert cut.after[:heading] == whole.after[:heading]
-        assert cut.after[heading + 20:] == whole.after[heading + len(whole.passage):]
+        assert cut.after[heading + 20 :] == whole.after[heading + len(whole.passage) :]
 
 
-@pytest.mark.parametrize(("architecture", "positions"), [("gpt2", "n_positions"), ("opt", "max_position_embeddings")])
+@pytest.mark.parametrize(
+    ("architecture", "positions"), [("gpt2", "n_positions"), ("opt", "max_position_embeddings")]
+)
 def test_a_model_with_64_positions_is_never_overrun(architecture: str, positions: str) -> None:
     base = tiny_base(architecture, **{positions: 64})
     assert base.context == 64
     for method in METHODS:
         for placement in ("prefix", "suffix"):
             scorer = tiny_scorer(base, method, k=2, prompt="hints", placement=placement)
-            inputs = scorer.encoder.encode([("how far", LONG), ("far", LONG), ("how far", Passage("d", "", "salt"))])
+            inputs = scorer.encoder.encode(
+                [("how far", LONG), ("far", LONG), ("how far", Passage("d", "", "salt"))]
+            )
             assert [one.length == 64 for one in inputs] == [True, True, False]
             assert scorer(collate(inputs)).isfinite().all()
 
@@ -143,7 +181,10 @@ def test_a_text_is_tokenised_once() -> None:
 def test_the_oldest_texts_are_forgotten() -> None:
     forgetful = PairEncoder(byte_tokenizer(), AdapterConfig(method="qpeft-r"), remember=2)
     pairs = [(f"query {i}", Passage("d", "", f"passage {i}")) for i in range(5)]
-    assert forgetful.encode(pairs) == encoder().encode(pairs) and len(forgetful._passages) == len(forgetful._queries) == 2
+    assert (
+        forgetful.encode(pairs) == encoder().encode(pairs)
+        and len(forgetful._passages) == len(forgetful._queries) == 2
+    )
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -158,17 +199,32 @@ def test_stopwords_are_words_of_the_text_not_pieces(name: str) -> None:
         if start != last:  # the bytes of one character share their place
             pieces[stop] += text[start:end]
         last = start
-    assert pieces[True].replace(" ", "") == "TheTHEofitsat", "it, s and the are words; other, therefore, the_end are not"
+    assert pieces[True].replace(" ", "") == "TheTHEofitsat", (
+        "it, s and the are words; other, therefore, the_end are not"
+    )
     assert "therefore" in pieces[False] and "the_end" in pieces[False] and "café" in pieces[False]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_token_is_alphabetic_if_it_has_a_letter_of_any_script(name: str) -> None:
-    for text, letters in (("salt", True), ("東京", True), ("é", True), ("Москва", True), ("1846", False), ("?!", False), ("🦙", False),
-                          ("   ", False), ("…", False)):
+    for text, letters in (
+        ("salt", True),
+        ("東京", True),
+        ("é", True),
+        ("Москва", True),
+        ("1846", False),
+        ("?!", False),
+        ("🦙", False),
+        ("   ", False),
+        ("…", False),
+    ):
         ids, _, non_alphabetic = described(TOKENIZERS[name], text)
-        blanks = [tokenizer_gives_blank(TOKENIZERS[name], i) for i in ids]  # "▁" of its own in front of what it does not know
-        assert {not n for n, blank in zip(non_alphabetic, blanks, strict=True) if letters is False or not blank} == {letters}, text
+        blanks = [
+            tokenizer_gives_blank(TOKENIZERS[name], i) for i in ids
+        ]  # "▁" of its own in front of what it does not know
+        assert {
+            not n for n, blank in zip(non_alphabetic, blanks, strict=True) if letters is False or not blank
+        } == {letters}, text
 
 
 def tokenizer_gives_blank(tokenizer: PreTrainedTokenizerFast, token: int) -> bool:
@@ -178,7 +234,9 @@ def tokenizer_gives_blank(tokenizer: PreTrainedTokenizerFast, token: int) -> boo
 def test_filters_say_what_can_be_a_hint() -> None:
     def left(*filters: str) -> str:
         pair = encode("how far", "The bees, how far?", filters=filters)
-        return byte_tokenizer().decode([i for i, allowed in zip(pair.passage, pair.candidate, strict=True) if allowed])
+        return byte_tokenizer().decode(
+            [i for i, allowed in zip(pair.passage, pair.candidate, strict=True) if allowed]
+        )
 
     assert left() == "The bees, how far?" and left("stopwords") == " bees, how far?"
     assert left("non-alphabetic") == "The bees how far"
@@ -189,8 +247,10 @@ def test_the_vocabulary_for_hints_leaves_out_special_and_filtered_ids() -> None:
     tokenizer = byte_tokenizer()
     pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
     every = vocabulary_candidates(tokenizer, (), len(tokenizer) + 5)
-    assert [i for i, allowed in enumerate(every) if not allowed] == [*sorted(tokenizer.all_special_ids), *range(len(tokenizer),
-                                                                                                               len(tokenizer) + 5)]
+    assert [i for i, allowed in enumerate(every) if not allowed] == [
+        *sorted(tokenizer.all_special_ids),
+        *range(len(tokenizer), len(tokenizer) + 5),
+    ]
     some = vocabulary_candidates(tokenizer, ("stopwords", "non-alphabetic"), len(tokenizer))
     for piece, allowed in zip(pieces, some, strict=True):
         if piece.strip() in ("the", "of", "?", "1"):

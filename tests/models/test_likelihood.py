@@ -1,4 +1,4 @@
-"""A score is the mean log-likelihood of the query: for every architecture, alone or in any batch, from the fewest logits."""
+"""A score is the mean log-likelihood of the query: for every architecture, alone or in any batch."""
 
 from __future__ import annotations
 
@@ -15,27 +15,47 @@ from qpeft_rerank.models.likelihood import QueryLikelihood, RowHead, collate
 from qpeft_rerank.passages import Passage
 from qpeft_rerank.scoring import BatchLimits, score_inputs
 
-PASSAGES = [Passage("long", "All of them", " ".join(TEXTS)), Passage("bees", "Bees", TEXTS[0]), Passage("short", "", "salt"),
-            Passage("empty", "", "")]
+PASSAGES = [
+    Passage("long", "All of them", " ".join(TEXTS)),
+    Passage("bees", "Bees", TEXTS[0]),
+    Passage("short", "", "salt"),
+    Passage("empty", "", ""),
+]
 LONG_QUERY = "which roads did the camels of the desert take when salt was traded"
-PAIRS = [("how far", PASSAGES[0]), (LONG_QUERY, PASSAGES[0]), ("how far", PASSAGES[1]), (LONG_QUERY, PASSAGES[2]),
-         ("", PASSAGES[1]), ("how far", PASSAGES[3])]
+PAIRS = [
+    ("how far", PASSAGES[0]),
+    (LONG_QUERY, PASSAGES[0]),
+    ("how far", PASSAGES[1]),
+    (LONG_QUERY, PASSAGES[2]),
+    ("", PASSAGES[1]),
+    ("how far", PASSAGES[3]),
+]
 PLACEMENTS = ("prefix", "suffix")
 SAME = {"atol": 1e-4, "rtol": 0}
-TOKENIZERS = {"bos-eos": byte_tokenizer(), "no-bos": byte_tokenizer(bos=None), "no-eos": byte_tokenizer(eos=None),
-              "neither": byte_tokenizer(None, None), "pad": byte_tokenizer(pad="<pad>"), "metaspace": metaspace_tokenizer()}
+TOKENIZERS = {
+    "bos-eos": byte_tokenizer(),
+    "no-bos": byte_tokenizer(bos=None),
+    "no-eos": byte_tokenizer(eos=None),
+    "neither": byte_tokenizer(None, None),
+    "pad": byte_tokenizer(pad="<pad>"),
+    "metaspace": metaspace_tokenizer(),
+}
 
 
-def scores_in_every_batch(scorer: QueryLikelihood, pairs: list[tuple[str, Passage]]) -> dict[str, torch.Tensor]:
-    """Each pair's score: alone, with its like, with much longer ones, in other orders, with passages run once."""
+def scores_in_every_batch(
+    scorer: QueryLikelihood, pairs: list[tuple[str, Passage]]
+) -> dict[str, torch.Tensor]:
+    """Each pair's score: alone, with much longer ones, in other orders, with passages run once."""
     inputs = scorer.encoder.encode(pairs)
     with torch.inference_mode():
-        found = {"alone": torch.cat([scorer(collate([one])) for one in inputs]),
-                 "in one batch": scorer(collate(inputs)),
-                 "backwards": scorer(collate(inputs[::-1])).flip(0),
-                 "padded with another id": scorer(collate(inputs, pad=7)),
-                 "sorted, small batches": torch.from_numpy(score_inputs(scorer, inputs, BatchLimits(200))),
-                 "pairs of two": torch.from_numpy(score_inputs(scorer, inputs, BatchLimits(10_000, pairs=2)))}
+        found = {
+            "alone": torch.cat([scorer(collate([one])) for one in inputs]),
+            "in one batch": scorer(collate(inputs)),
+            "backwards": scorer(collate(inputs[::-1])).flip(0),
+            "padded with another id": scorer(collate(inputs, pad=7)),
+            "sorted, small batches": torch.from_numpy(score_inputs(scorer, inputs, BatchLimits(200))),
+            "pairs of two": torch.from_numpy(score_inputs(scorer, inputs, BatchLimits(10_000, pairs=2))),
+        }
         if scorer.can_share:
             found["passages run once"] = scorer(collate(inputs, share=True))
     return found
@@ -59,8 +79,14 @@ def test_a_score_does_not_depend_on_the_batch(architecture: str) -> None:
 def test_a_score_does_not_depend_on_the_batch_with_any_tokenizer(tokenizer: str) -> None:
     base = tiny_base("llama", TOKENIZERS[tokenizer])
     pairs = [pair for pair in PAIRS if pair[0] or base.tokenizer.eos_token_id is not None]
-    for method, placement, prompt in (("qpeft-a", "prefix", ""), ("qpeft-r", "suffix", None), ("soft-prompt", "suffix", None)):
-        alone, *others = scores_in_every_batch(tiny_scorer(base, method, placement=placement, prompt=prompt), pairs).items()
+    for method, placement, prompt in (
+        ("qpeft-a", "prefix", ""),
+        ("qpeft-r", "suffix", None),
+        ("soft-prompt", "suffix", None),
+    ):
+        alone, *others = scores_in_every_batch(
+            tiny_scorer(base, method, placement=placement, prompt=prompt), pairs
+        ).items()
         assert alone[1].isfinite().all()
         for how, scores in others:
             assert torch.allclose(scores, alone[1], **SAME), f"{method}, {how}"
@@ -69,7 +95,9 @@ def test_a_score_does_not_depend_on_the_batch_with_any_tokenizer(tokenizer: str)
 def test_the_query_shares_passages_right_up_to_the_end_of_the_context() -> None:
     for architecture, positions in (("gpt2", "n_positions"), ("opt", "max_position_embeddings")):
         scorer = tiny_scorer(tiny_base(architecture, **{positions: 128}), "qpeft-r", prompt="hints", k=2)
-        found = scores_in_every_batch(scorer, PAIRS)  # one query leaves its passage far shorter than the other
+        found = scores_in_every_batch(
+            scorer, PAIRS
+        )  # one query leaves its passage far shorter than the other
         assert max(one.length for one in scorer.encoder.encode(PAIRS)) == 128
         assert torch.allclose(found["passages run once"], found["alone"], **SAME)
 
@@ -91,25 +119,35 @@ def test_the_hard_prompt_score_is_what_the_bare_model_says_of_the_whole_text(arc
     for pair, score in zip(PAIRS, scorer(collate(scorer.encoder.encode(PAIRS))), strict=True):
         ids, scored = whole_text(base, *pair)
         log_likelihoods = bare(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
-        expected = sum(log_likelihoods[place - 1, ids[place]] for place in range(len(ids) - scored, len(ids))) / scored
+        expected = (
+            sum(log_likelihoods[place - 1, ids[place]] for place in range(len(ids) - scored, len(ids)))
+            / scored
+        )
         assert abs(score - expected) < 1e-4
 
 
 def whole_text(base: BaseModel, query: str, passage: Passage) -> tuple[list[int], int]:
     """The ids of the documented layout, made by hand, and how many of the last are scored."""
+
     def ids(text: str) -> list[int]:
         return base.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     text = f"{passage.title} {passage.text}" if passage.title else passage.text
     asked = [*ids(query), base.tokenizer.eos_token_id]
-    front = [base.tokenizer.bos_token_id, *ids("Please generate a question for the input passage."), *ids("\nPassage:\n")]
+    front = [
+        base.tokenizer.bos_token_id,
+        *ids("Please generate a question for the input passage."),
+        *ids("\nPassage:\n"),
+    ]
     return front + ids(text) + ids("\nQuestion:\n") + asked, len(asked)
 
 
 def test_logits_are_made_only_for_the_rows_that_predict_a_query_token() -> None:
     scorer = tiny_scorer(tiny_base("gemma2"), "qpeft-r")
     shapes: list[tuple[int, ...]] = []
-    scorer.model.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.logits.shape)))
+    scorer.model.register_forward_hook(
+        lambda module, inputs, output: shapes.append(tuple(output.logits.shape))
+    )
     inputs = scorer.encoder.encode(PAIRS)
     scorer(collate(inputs))
     vocabulary = scorer.base.embeddings.weight.shape[0]
@@ -162,7 +200,9 @@ def test_the_base_model_stays_as_it_is(method: str) -> None:
     assert all(p.grad is None for p in base.model.parameters())
     assert all(p.grad is not None for p in parameters.values())
     for name, parameter in before.items():
-        assert torch.equal(dict(base.model.named_parameters())[name.replace("lm_head.", "lm_head.head.")], parameter)
+        assert torch.equal(
+            dict(base.model.named_parameters())[name.replace("lm_head.", "lm_head.head.")], parameter
+        )
 
 
 def test_attention_dropout_works_in_training_and_only_there() -> None:
@@ -176,7 +216,11 @@ def test_attention_dropout_works_in_training_and_only_there() -> None:
 
 
 def test_gradients_are_the_same_with_passages_run_once() -> None:
-    for method, settings in (("soft-prompt", {"prompt_layers": 1}), ("qpeft-a", {"soft_prompt": True}), ("qpeft-r", {})):
+    for method, settings in (
+        ("soft-prompt", {"prompt_layers": 1}),
+        ("qpeft-a", {"soft_prompt": True}),
+        ("qpeft-r", {}),
+    ):
         scorer = tiny_scorer(tiny_base("llama"), method, **settings)
         inputs = scorer.encoder.encode(PAIRS)
         gradients = []
@@ -185,11 +229,15 @@ def test_gradients_are_the_same_with_passages_run_once() -> None:
             scorer(collate(inputs, share=share)).sum().backward()
             gradients.append({name: p.grad.clone() for name, p in scorer.trained_parameters().items()})
         for name, gradient in gradients[0].items():
-            assert torch.allclose(gradients[1][name], gradient, atol=1e-4 * float(gradient.abs().max()) + 1e-6), name
+            assert torch.allclose(
+                gradients[1][name], gradient, atol=1e-4 * float(gradient.abs().max()) + 1e-6
+            ), name
 
 
 def test_whether_passages_can_be_run_once_is_found_without_a_trace() -> None:
-    scorer = tiny_scorer(tiny_base("gpt2", n_positions=24), "token", prompt="", k=8)  # the trial does not even fit
+    scorer = tiny_scorer(
+        tiny_base("gpt2", n_positions=24), "token", prompt="", k=8
+    )  # the trial does not even fit
     scorer.train()
     assert scorer.can_share is False and scorer.training
     assert isinstance(scorer.encoder, PairEncoder)

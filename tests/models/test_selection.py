@@ -16,11 +16,22 @@ from qpeft_rerank.models.selection import (
 NO = -torch.inf
 
 
-def passage_picks(scores: list[list[float]], ids: list[int], k: int, distinct: bool = True, candidate: list[bool] | None = None,
-                  query: list[bool] | None = None) -> list[int]:
+def passage_picks(
+    scores: list[list[float]],
+    ids: list[int],
+    k: int,
+    distinct: bool = True,
+    candidate: list[bool] | None = None,
+    query: list[bool] | None = None,
+) -> list[int]:
     found, mask = nearest_passage_tokens(
-        torch.tensor([scores]), torch.tensor([query or [True] * len(scores)]), torch.tensor([ids]),
-        torch.tensor([candidate or [True] * len(ids)]), k, distinct)
+        torch.tensor([scores]),
+        torch.tensor([query or [True] * len(scores)]),
+        torch.tensor([ids]),
+        torch.tensor([candidate or [True] * len(ids)]),
+        k,
+        distinct,
+    )
     assert found.shape == mask.shape == (1, k)
     return found[0][mask[0]].tolist()
 
@@ -28,7 +39,9 @@ def passage_picks(scores: list[list[float]], ids: list[int], k: int, distinct: b
 def test_similarity_is_dot_product_or_cosine() -> None:
     query, candidates = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[6.0, 8.0], [4.0, -3.0], [0.0, 0.0]])
     assert similarity(query, candidates, "dot").tolist() == [[[50.0, 0.0, 0.0]]]
-    assert torch.allclose(similarity(query, candidates, "cosine"), torch.tensor([[[1.0, 0.0, 0.0]]]), atol=1e-6)
+    assert torch.allclose(
+        similarity(query, candidates, "cosine"), torch.tensor([[[1.0, 0.0, 0.0]]]), atol=1e-6
+    )
     assert similarity(query.bfloat16(), candidates.bfloat16(), "dot").dtype == torch.float32
 
 
@@ -65,17 +78,29 @@ def test_the_nearest_of_the_vocabulary_with_ties_by_id() -> None:
     query, both = torch.tensor([[3, 0]]), torch.tensor([[True, True]])
     assert picked(nearest_vocabulary(scores, query, both, 3, without_query=False)) == [3, 4, 1]
     assert picked(nearest_vocabulary(scores, query, both, 3, without_query=True)) == [4, 1]
-    assert picked(nearest_vocabulary(scores, query, torch.tensor([[True, False]]), 9, without_query=True)) == [1, 4, 0]
-    assert picked(nearest_vocabulary(scores, query, torch.tensor([[False, False]]), 3, without_query=False)) == []
+    assert picked(
+        nearest_vocabulary(scores, query, torch.tensor([[True, False]]), 9, without_query=True)
+    ) == [1, 4, 0]
+    assert (
+        picked(nearest_vocabulary(scores, query, torch.tensor([[False, False]]), 3, without_query=False))
+        == []
+    )
     flat = torch.zeros(1, 1, 3000)
-    assert picked(nearest_vocabulary(flat, query[:, :1], both[:, :1], 20, without_query=True)) == [0, 1, 2, *range(4, 21)]
+    assert picked(nearest_vocabulary(flat, query[:, :1], both[:, :1], 20, without_query=True)) == [
+        0,
+        1,
+        2,
+        *range(4, 21),
+    ]
 
 
 def test_each_query_token_has_its_own_neighbours() -> None:
     scores = torch.tensor([[[0.9, 0.5, 0.1, 0.5], [0.2, 0.9, 0.3, 0.3], [0.0, 0.0, 0.0, 0.0]]])
     query, mask = torch.tensor([[0, 1, 2]]), torch.tensor([[True, True, False]])
     ids, seen = nearest_per_token(scores, query, mask, 2)
-    assert ids.tolist() == [[1, 2, 0, 3, 3, 1]], "all first neighbours, then all second ones; never the token itself"
+    assert ids.tolist() == [[1, 2, 0, 3, 3, 1]], (
+        "all first neighbours, then all second ones; never the token itself"
+    )
     assert seen.tolist() == [[True, True, False] * 2]
 
 
@@ -84,7 +109,9 @@ def test_repeated_query_tokens_tie_at_cosine_one() -> None:
     table = torch.randn(50, 300)
     ids = torch.randperm(50)[None]
     exact = without_rounding_noise(similarity(table[ids], table[ids], "cosine"))
-    found, _ = nearest_passage_tokens(exact, torch.ones(1, 50, dtype=torch.bool), ids, torch.ones(1, 50, dtype=torch.bool), 50, True)
+    found, _ = nearest_passage_tokens(
+        exact, torch.ones(1, 50, dtype=torch.bool), ids, torch.ones(1, 50, dtype=torch.bool), 50, True
+    )
     assert torch.equal(found, ids), "fp32 gives 0.9999999 here and 1.0000001 there"
 
 
@@ -96,8 +123,19 @@ def test_a_batch_picks_as_its_rows_do_alone() -> None:
     for distinct in (True, False):
         together, mask = nearest_passage_tokens(scores, query, ids, candidate, 10, distinct)
         for row in range(6):
-            one = nearest_passage_tokens(scores[row:row + 1], query[row:row + 1], ids[row:row + 1], candidate[row:row + 1], 10, distinct)
-            assert picked(one) == together[row][mask[row]].tolist() == by_hand(scores[row], query[row], ids[row], candidate[row], distinct)
+            one = nearest_passage_tokens(
+                scores[row : row + 1],
+                query[row : row + 1],
+                ids[row : row + 1],
+                candidate[row : row + 1],
+                10,
+                distinct,
+            )
+            assert (
+                picked(one)
+                == together[row][mask[row]].tolist()
+                == by_hand(scores[row], query[row], ids[row], candidate[row], distinct)
+            )
 
 
 def by_hand(scores: Tensor, query: Tensor, ids: Tensor, candidate: Tensor, distinct: bool) -> list[int]:

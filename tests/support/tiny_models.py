@@ -1,4 +1,4 @@
-"""Causal language models of two layers with random weights, and a tokenizer trained on a dozen lines: real in form, made in a blink."""
+"""Causal language models of two layers with random weights, and a tokenizer trained on a few lines."""
 
 from __future__ import annotations
 
@@ -28,10 +28,21 @@ _LINES = [
 ]
 
 # Sizes by the names that each architecture gives them.
-_LLAMA = {"hidden_size": HIDDEN, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-          "max_position_embeddings": 512}
-_NEOX = {"hidden_size": HIDDEN, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "max_position_embeddings": 512}
+_LLAMA = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+_NEOX = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {**_LLAMA, "tie_word_embeddings": False}),
     "llama-tied": ("llama", {**_LLAMA, "tie_word_embeddings": True}),
@@ -40,13 +51,31 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {**_LLAMA, "sliding_window": None}),
     "mistral-window": ("mistral", {**_LLAMA, "sliding_window": 24}),
     "gemma": ("gemma", {**_LLAMA, "head_dim": 8}),
-    "gemma2": ("gemma2", {**_LLAMA, "head_dim": 8, "sliding_window": 4096, "final_logit_softcapping": 2.0,
-                          "attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 8}),
+    "gemma2": (
+        "gemma2",
+        {
+            **_LLAMA,
+            "head_dim": 8,
+            "sliding_window": 4096,
+            "final_logit_softcapping": 2.0,
+            "attn_logit_softcapping": 3.0,
+            "query_pre_attn_scalar": 8,
+        },
+    ),
     "gemma3": ("gemma3_text", {**_LLAMA, "head_dim": 8, "sliding_window": 4096, "query_pre_attn_scalar": 8}),
     "gpt2": ("gpt2", {"n_embd": HIDDEN, "n_layer": 2, "n_head": 4, "n_positions": 512}),
     "gpt-neox": ("gpt_neox", _NEOX),
-    "opt": ("opt", {"hidden_size": HIDDEN, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-                    "max_position_embeddings": 512, "word_embed_proj_dim": 16}),
+    "opt": (
+        "opt",
+        {
+            "hidden_size": HIDDEN,
+            "ffn_dim": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 512,
+            "word_embed_proj_dim": 16,
+        },
+    ),
     "phi": ("phi", _NEOX),
 }
 
@@ -56,16 +85,22 @@ def _byte_level_bpe() -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 3, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-                                  show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 3,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(_LINES, trainer)
     return tokenizer.to_str()
 
 
-def byte_tokenizer(bos: str | None = "<s>", eos: str | None = "</s>", pad: str | None = None) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with the special tokens asked for (at most three), at most `VOCABULARY` ids."""
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_byte_level_bpe()), bos_token=bos, eos_token=eos,
-                                   pad_token=pad)
+def byte_tokenizer(
+    bos: str | None = "<s>", eos: str | None = "</s>", pad: str | None = None
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with these special tokens, of `VOCABULARY` ids at most."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_byte_level_bpe()), bos_token=bos, eos_token=eos, pad_token=pad
+    )
 
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:
@@ -73,31 +108,47 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(PARITY_MODEL)
 
 
-def tiny_model(architecture: str = "llama", vocabulary: int = VOCABULARY, seed: int = 0, **changes: Any) -> torch.nn.Module:
-    """A frozen random model of one of `ARCHITECTURES`, fp32, with scores that differ well from passage to passage."""
+def tiny_model(
+    architecture: str = "llama", vocabulary: int = VOCABULARY, seed: int = 0, **changes: Any
+) -> torch.nn.Module:
+    """A frozen random fp32 model of one of `ARCHITECTURES`; its scores differ well between passages."""
     kind, sizes = ARCHITECTURES[architecture]
-    config = AutoConfig.for_model(kind, vocab_size=vocabulary, **{"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None,
-                                                                  **sizes, **changes})
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=vocabulary,
+        **{"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, **sizes, **changes},
+    )
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1:  # transformers' own initial weights are so small that every passage scores alike
+            if (
+                parameter.dim() > 1
+            ):  # transformers' own initial weights are so small that every passage scores alike
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
     return model.eval().requires_grad_(False)
 
 
-def tiny_base(architecture: str = "llama", tokenizer: PreTrainedTokenizerFast | None = None, seed: int = 0,
-              **changes: Any) -> BaseModel:
+def tiny_base(
+    architecture: str = "llama",
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    seed: int = 0,
+    **changes: Any,
+) -> BaseModel:
     """Model and tokenizer as `load_base` gives them."""
     tokenizer = tokenizer or byte_tokenizer()
     vocabulary = max(VOCABULARY, len(tokenizer))
     return BaseModel(tiny_model(architecture, vocabulary, seed, **changes), tokenizer, f"tiny-{architecture}")
 
 
-def save_base(folder: Path, architecture: str = "llama", tokenizer: PreTrainedTokenizerFast | None = None, seed: int = 0,
-              **changes: Any) -> str:
+def save_base(
+    folder: Path,
+    architecture: str = "llama",
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    seed: int = 0,
+    **changes: Any,
+) -> str:
     """A model folder in transformers' form; returns its name."""
     base = tiny_base(architecture, tokenizer, seed, **changes)
     base.model.save_pretrained(folder)

@@ -1,0 +1,102 @@
+"""At every moment of saving, one whole checkpoint is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qpeft_rerank.errors import InputError
+from qpeft_rerank.training import checkpoint
+from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+
+
+class Killed(BaseException):
+    pass
+
+
+def trained(steps: int) -> tuple[dict[str, torch.nn.Parameter], torch.optim.Optimizer]:
+    weights = {
+        "a": torch.nn.Parameter(torch.ones(3)),
+        "b.c": torch.nn.Parameter(torch.ones(2, 2)),
+        "unused": torch.nn.Parameter(torch.ones(1)),
+    }
+    optimizer = torch.optim.AdamW(weights.values(), lr=0.1)
+    advance(weights, optimizer, steps)
+    return weights, optimizer
+
+
+def advance(weights: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for step in range(steps):
+        optimizer.zero_grad()
+        (weights["a"].pow(2).sum() * (step + 1) + weights["b.c"].sum()).backward()
+        optimizer.step()
+
+
+def test_weights_moments_and_state_come_back_exactly(tmp_path: Path) -> None:
+    weights, optimizer = trained(3)
+    save_checkpoint(tmp_path / "checkpoint", {"step": 3, "losses": [0.5]}, weights, optimizer)
+    again, other = trained(0)
+    assert load_checkpoint(tmp_path / "checkpoint", again, other) == {"step": 3, "losses": [0.5]}
+    for w, o in ((weights, optimizer), (again, other)):
+        advance(w, o, 2)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint"
+    weights, optimizer = trained(1)
+    save_checkpoint(folder, {"step": 1}, weights, optimizer)
+    for step, (owner, name) in enumerate(
+        [(checkpoint, "save_file"), (Path, "write_text"), (Path, "rename"), (checkpoint.shutil, "rmtree")], 2
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *_, **__: (_ for _ in ()).throw(Killed))
+            with pytest.raises(Killed):
+                save_checkpoint(folder, {"step": step}, weights, optimizer)
+        assert has_checkpoint(folder)
+        load_checkpoint(folder, *trained(0))
+    calls = []
+
+    def second_rename_fails(path: Path, target: Path, rename=Path.rename) -> Path:
+        calls.append(path)
+        if len(calls) == 2:
+            raise Killed
+        return rename(path, target)
+
+    before = load_checkpoint(folder, *trained(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", second_rename_fails)
+        with pytest.raises(Killed):
+            save_checkpoint(folder, {"step": 9}, weights, optimizer)
+    assert load_checkpoint(folder, *trained(0)) == before
+    save_checkpoint(folder, {"step": 10}, weights, optimizer)
+    assert load_checkpoint(folder, *trained(0)) == {"step": 10} and [f.name for f in tmp_path.iterdir()] == [
+        "checkpoint"
+    ]
+
+
+def test_no_checkpoint_is_an_error(tmp_path: Path) -> None:
+    assert not has_checkpoint(tmp_path / "checkpoint")
+    with pytest.raises(InputError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "checkpoint", *trained(0))
+
+
+def test_a_damaged_or_foreign_checkpoint_is_an_error_of_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    weights, optimizer = trained(1)
+    for damage in (
+        lambda: (folder / "state.safetensors").write_bytes(b"x"),
+        lambda: (folder / "state.json").write_text("{"),
+    ):
+        save_checkpoint(folder, {"step": 1}, weights, optimizer)
+        damage()
+        with pytest.raises(InputError) as error:
+            load_checkpoint(folder, *trained(0))
+        assert str(folder) in str(error.value) and "\n" not in str(error.value)
+    save_checkpoint(folder, {"step": 1}, {"a": weights["a"]}, optimizer)
+    with pytest.raises(InputError, match="b.c"):
+        load_checkpoint(folder, *trained(0))

@@ -1,0 +1,36 @@
+"""Training settings are checked as soon as they are made."""
+
+import pytest
+
+from qpeft_rerank.errors import InputError
+from qpeft_rerank.training.config import TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("train_topics", -1),
+        ("batch_size", 0),
+        ("accumulate", 0),
+        ("negatives", 0),
+        ("margin", -0.1),
+        ("epochs", 0),
+        ("patience", 0),
+        ("learning_rate", -1.0),
+        ("warmup", 1.0),
+        ("schedule", "cosine"),
+        ("mixed_precision", "fp8"),
+        ("batch_size", "many"),
+        ("learning_rate", float("nan")),
+    ],
+)
+def test_an_impossible_value_is_an_error_that_names_the_setting(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"^{name}: "):
+        TrainingConfig(**{name: value})
+
+
+def test_the_learning_rate_rises_then_stays_or_falls() -> None:
+    constant = TrainingConfig(learning_rate=1.0, warmup=0.4)
+    assert [constant.learning_rate_at(step, 10) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    linear = TrainingConfig(learning_rate=1.0, schedule="linear")
+    assert [linear.learning_rate_at(step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]

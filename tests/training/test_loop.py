@@ -1,0 +1,384 @@
+"""Training: it learns, it keeps the best epoch, and after a kill it goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import Corpus, corpus, save_base, tiny_base, tiny_scorer
+
+from qpeft_rerank.errors import InputError
+from qpeft_rerank.evaluate import evaluate
+from qpeft_rerank.models.adapter import WEIGHTS_FILE, load_adapter
+from qpeft_rerank.models.base import BaseModel
+from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.models.likelihood import Batch, QueryLikelihood
+from qpeft_rerank.rerank import rerank
+from qpeft_rerank.reranker import Reranker
+from qpeft_rerank.training.config import TrainingConfig
+from qpeft_rerank.training.groups import epoch_groups, step_pairs, training_topics
+from qpeft_rerank.training.loop import Judged, Listener, PairLosses, step_loss, train
+from qpeft_rerank.trec import Ranking, ScoredDoc, load_run
+
+THEMES = ["bees", "salt", "lamps", "rivers", "stone", "camels"]
+PASSAGES = corpus(f"about {a}, {b} and more" for a in THEMES for b in THEMES)
+TOPICS = {str(q): f"what of {theme}" for q, theme in enumerate(THEMES)}
+RUN = [
+    Ranking(qid, [ScoredDoc(f"d{(7 * d + q) % 36}", -float(d)) for d in range(12)])
+    for q, qid in enumerate(TOPICS)
+]
+QRELS = {qid: {f"d{6 * q + b}": 1 for b in range(6)} for q, qid in enumerate(TOPICS)}
+DATA, DEV = Judged(RUN[:5], TOPICS, QRELS), Judged(RUN[2:], TOPICS, QRELS)
+FEW = TrainingConfig(epochs=3, batch_size=2, learning_rate=3e-3)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def base() -> BaseModel:
+    return tiny_base()
+
+
+def run(
+    base: BaseModel,
+    output: Path,
+    training: TrainingConfig = FEW,
+    dev: Judged | None = DEV,
+    method: str = "qpeft-a",
+    data: Judged = DATA,
+    passages: Corpus = PASSAGES,
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    chosen = AdapterConfig(
+        **{"method": method, "prompt": "hints", "k": 2, "passage_tokens": 30, **(settings or {})}
+    )
+    return train(base, chosen, training, data, passages, output, dev, **options)
+
+
+def changed(training: TrainingConfig = FEW, **changes: Any) -> TrainingConfig:
+    return TrainingConfig(**{**vars(training), **changes})
+
+
+def pairs_of_a_step(in_batch: bool = True, groups: int = 3) -> Any:
+    topics = training_topics(RUN, TOPICS, QRELS, 0, 0, 100)
+    return step_pairs(epoch_groups(topics, 1, 0, 1)[:groups], PASSAGES, in_batch)
+
+
+def test_a_training_learns_and_leaves_a_whole_folder(base: BaseModel, tmp_path: Path) -> None:
+    record = run(base, tmp_path / "adapter", changed(epochs=6))
+    losses = [epoch["train_loss"] for epoch in record["epochs"]]
+    assert losses[0] is None and losses[-1] < 0.9 * losses[1]
+    assert min(e["dev_loss"] for e in record["epochs"]) < 0.9 * record["epochs"][0]["dev_loss"]
+    assert sorted(f.name for f in (tmp_path / "adapter").iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "run.dev.txt",
+        "training.json",
+        "training.png",
+    ]
+    assert json.loads((tmp_path / "adapter" / "training.json").read_text()) == json.loads(json.dumps(record))
+    assert (
+        record["settings"]["training"]["epochs"] == 6
+        and record["packages"]["torch"]
+        and record["trained_parameters"] > 0
+    )
+
+
+def test_the_folder_holds_the_best_epoch_and_its_development_run(base: BaseModel, tmp_path: Path) -> None:
+    for select in ("loss", "nDCG@10", "recip_rank"):
+        output = tmp_path / select
+        record = run(base, output, changed(select=select, learning_rate=0.03, epochs=4))
+        values = [-e["dev_loss"] if select == "loss" else e["dev"][select] for e in record["epochs"]]
+        assert record["best_epoch"] == values.index(max(values)), "the first of the best"
+        best = load_adapter(output, base)
+        expected = {r.qid: r for r in rerank(DEV.run, TOPICS, PASSAGES, Reranker(best))}
+        written = load_run(output / "run.dev.txt")
+        assert {q: [d.docid for d in r.docs] for q, r in written.items()} == {
+            q: [d.docid for d in r.docs] for q, r in expected.items()
+        }
+        measured = evaluate(output / "run.dev.txt", {q: QRELS[q] for q in expected}, ["nDCG@10"]).means[
+            "nDCG@10"
+        ]
+        assert measured == pytest.approx(record["dev"]["nDCG@10"])
+        if select == "nDCG@10":
+            assert measured == pytest.approx(max(values))
+
+
+def test_training_stops_when_patience_is_over(base: BaseModel, tmp_path: Path) -> None:
+    record = run(base, tmp_path / "adapter", changed(learning_rate=0.0, epochs=9, patience=2))
+    assert record["best_epoch"] == 0 and [e["epoch"] for e in record["epochs"]] == [0, 1, 2], (
+        "nothing gets better"
+    )
+
+
+def test_without_development_data_the_last_epoch_is_kept(base: BaseModel, tmp_path: Path) -> None:
+    record = run(base, tmp_path / "adapter", changed(epochs=2), dev=None)
+    assert record["best_epoch"] == 2 and not (tmp_path / "adapter" / "run.dev.txt").exists()
+    assert load_adapter(tmp_path / "adapter", base).config.method == "qpeft-a"
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("soft-prompt", {"prompt_layers": 1}),
+        ("qpeft-r", {"hint_table": "frozen"}),
+        ("vocab", {}),
+        ("token", {}),
+        ("qpeft-r", {"soft_prompt": True, "placement": "prefix"}),
+    ],
+)
+def test_every_method_trains(method: str, settings: dict[str, Any], base: BaseModel, tmp_path: Path) -> None:
+    before = tiny_base().weight_fingerprint()
+    run(base, tmp_path / "adapter", changed(epochs=1), dev=None, method=method, settings=settings)
+    start = QueryLikelihood(base, AdapterConfig(method=method, prompt="hints", k=2, **settings))
+    trained = load_file(tmp_path / "adapter" / WEIGHTS_FILE)
+    assert set(start.trained_parameters()) == set(trained) - {"base_model.fingerprint"}
+    assert ("hints.table.embedding" in trained) == (
+        start.hints is not None and start.config.hint_table == "trained"
+    )
+    for name in ("prompt.embedding", "hints.table.embedding"):
+        if name in trained:
+            assert not torch.equal(start.trained_parameters()[name], trained[name]), f"{name} was trained"
+    assert torch.equal(base.weight_fingerprint(), before)
+
+
+KILLS = {"in the first epoch": 2, "between two updates": 5, "in a later epoch": 7, "at an epoch's end": 6}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    output = tmp_path_factory.mktemp("undisturbed") / "adapter"
+    return run(base, output, CAREFUL, settings=DROPOUT), output
+
+
+CAREFUL = changed(accumulate=2, checkpoint_steps=1, batch_size=2, warmup=0.2, schedule="linear")
+DROPOUT = {"attention_dropout": 0.3}
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_killed_training_ends_as_an_undisturbed_one(
+    moment: str, base: BaseModel, undisturbed: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    def kill(step: int, steps: int, loss: float) -> None:
+        if step == KILLS[moment]:
+            raise Killed
+
+    output, resumed_at = tmp_path / "adapter", []
+    with pytest.raises(Killed):
+        run(base, output, CAREFUL, settings=DROPOUT, listener=Listener(on_step=kill))
+    with (
+        pytest.raises(InputError, match="resume it")
+        if moment != "in the first epoch"
+        else pytest.raises(Killed)
+    ):
+        run(base, output, CAREFUL, settings=DROPOUT, listener=Listener(on_step=kill))
+    record = run(
+        base, output, CAREFUL, settings=DROPOUT, resume=True, listener=Listener(on_resume=resumed_at.append)
+    )
+    expected, folder = undisturbed
+    assert record["epochs"] == expected["epochs"] and record["best_epoch"] == expected["best_epoch"]
+    ours, theirs = load_file(output / WEIGHTS_FILE), load_file(folder / WEIGHTS_FILE)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (output / "run.dev.txt").read_bytes() == (folder / "run.dev.txt").read_bytes()
+    assert resumed_at == ([] if moment == "in the first epoch" else [{5: 3, 6: 5, 7: 6}[KILLS[moment]]])
+    assert not (output / "checkpoint").exists()
+
+
+def test_a_training_is_resumed_under_its_own_settings_only(base: BaseModel, tmp_path: Path) -> None:
+    def kill(facts: Any) -> None:
+        if facts["epoch"] == 2:
+            raise Killed
+
+    output = tmp_path / "adapter"
+    with pytest.raises(Killed):
+        run(base, output, listener=Listener(on_epoch=kill))
+    for changes, what in (
+        ({"training": changed(learning_rate=1.0)}, "training"),
+        ({"method": "qpeft-r"}, "adapter"),
+        ({"data": Judged(RUN[:4], TOPICS, QRELS)}, "topics"),
+        ({"depth": 3}, "depth"),
+        ({"dev": None}, "development_topics"),
+    ):
+        with pytest.raises(InputError, match=f"cannot resume: {what}"):
+            run(base, output, resume=True, **changes)
+    run(base, output, resume=True)
+
+
+def test_a_finished_training_is_not_overwritten(base: BaseModel, tmp_path: Path) -> None:
+    run(base, tmp_path / "adapter", changed(epochs=1), dev=None)
+    before = {f.name: f.read_bytes() for f in (tmp_path / "adapter").iterdir()}
+    for resume in (False, True):
+        with pytest.raises(InputError, match="finished training"):
+            run(base, tmp_path / "adapter", changed(epochs=1), dev=None, resume=resume)
+    assert {f.name: f.read_bytes() for f in (tmp_path / "adapter").iterdir()} == before
+
+
+def test_nothing_to_train_or_to_learn_from_is_an_error(base: BaseModel, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to train"):
+        run(base, tmp_path / "adapter", method="hard-prompt")
+    with pytest.raises(InputError, match="no topic"):
+        run(base, tmp_path / "adapter", data=Judged(RUN, TOPICS, {}))
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_each_pair_is_run_once_per_step(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = tiny_scorer(base, "qpeft-a", prompt="hints")
+    seen: list[int] = []
+    forward = scorer.forward
+
+    def counting(batch: Batch) -> torch.Tensor:
+        seen.append(len(batch.ids))
+        return forward(batch)
+
+    monkeypatch.setattr(scorer, "forward", counting)
+    step = pairs_of_a_step()
+    assert scorer.can_share  # tried once, on texts of its own
+    seen.clear()
+    step_loss(PairLosses(scorer), scorer, step, 0.0)
+    assert sum(seen) == len(step.pairs) < len(step.negative) * 2
+
+
+def test_the_loss_of_a_step_is_that_of_its_comparisons_however_it_is_batched(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = tiny_scorer(base, "qpeft-r", prompt="hints")
+    step = pairs_of_a_step()
+    losses = [-float(s) for s in Reranker(scorer).score(step.pairs)]
+    hinge = [max(0.0, losses[p] - losses[n] + 0.5) for p, n in zip(step.positive, step.negative, strict=True)]
+    expected = sum(hinge) / len(hinge) + sum(losses[p] for p in step.positive) / len(hinge)
+    for tokens in (8192, 60):
+        monkeypatch.setattr("qpeft_rerank.scoring.CPU_BATCH_TOKENS", tokens)
+        assert step_loss(PairLosses(scorer), scorer, step, 0.5).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_accumulated_steps_equal_one_larger_step(base: BaseModel, tmp_path: Path) -> None:
+    found = []
+    for batch_size, accumulate in ((1, 4), (4, 1), (2, 2)):
+        output = tmp_path / str(batch_size)
+        training = TrainingConfig(
+            epochs=2, batch_size=batch_size, accumulate=accumulate, in_batch=False, learning_rate=0.01, clip=0
+        )
+        run(
+            base,
+            output,
+            training,
+            dev=None,
+            data=Judged(RUN[:4], TOPICS, QRELS),
+            settings={"attention_dropout": 0.0},
+        )
+        found.append(load_file(output / WEIGHTS_FILE)["hints.mlp.2.weight"])
+    assert torch.allclose(found[0], found[1], atol=1e-4) and torch.allclose(found[2], found[1], atol=1e-4)
+
+
+def test_every_epoch_begins_a_new_accumulation(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates: list[int] = []
+    step_of = TrainingConfig.learning_rate_at
+    monkeypatch.setattr(
+        TrainingConfig,
+        "learning_rate_at",
+        lambda self, step, steps: (updates.append(step + 1), step_of(self, step, steps))[1],
+    )
+    run(base, tmp_path / "adapter", changed(epochs=2, accumulate=2), dev=None)  # three steps per epoch
+    assert updates == [2, 3, 5, 6]
+
+
+def test_activations_are_recomputed_in_the_backward_pass_with_the_same_result(tmp_path: Path) -> None:
+    weights, calls = [], []
+    for again in (False, True):
+        base = tiny_base()
+        count = [0]
+        base.model.model.layers[0].mlp.register_forward_pre_hook(
+            lambda *_, count=count: count.__setitem__(0, count[0] + 1)
+        )
+        run(
+            base,
+            tmp_path / str(again),
+            changed(epochs=1, checkpoint_activations=again),
+            dev=None,
+            method="soft-prompt",
+        )
+        weights.append(load_file(tmp_path / str(again) / WEIGHTS_FILE)["prompt.embedding"])
+        calls.append(count[0])
+    assert torch.allclose(weights[0], weights[1], atol=1e-4)
+    assert calls[1] == 6, "three steps, each forward and again"
+
+
+def test_a_measure_that_does_not_exist_is_an_error_before_training(base: BaseModel, tmp_path: Path) -> None:
+    steps: list[int] = []
+    with pytest.raises(InputError, match="ndgc"):
+        run(
+            base,
+            tmp_path / "adapter",
+            changed(select="ndgc"),
+            listener=Listener(on_step=lambda *a: steps.append(1)),
+        )
+    assert not steps
+
+
+def test_bf16_autocast_trains_and_one_process_keeps_to_one_precision(base: BaseModel, tmp_path: Path) -> None:
+    from accelerate.state import AcceleratorState
+
+    run(base, tmp_path / "first", changed(epochs=1), dev=None)
+    with pytest.raises(InputError, match="mixed_precision"):
+        run(base, tmp_path / "adapter", changed(epochs=1, mixed_precision="bf16"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    record = run(base, tmp_path / "adapter", changed(epochs=1, mixed_precision="bf16"))
+    assert all(math.isfinite(e["dev_loss"]) for e in record["epochs"])
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+import torch
+import test_loop
+from qpeft_rerank.models.base import load_base
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+base, training = load_base(str(folder / "model"), device="cpu"), test_loop.changed(epochs=2, batch_size=1)
+record = test_loop.run(base, folder / "adapter", training)
+(folder / f"record.{os.environ['RANK']}").write_text(json.dumps(record["epochs"]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
+    save_base(tmp_path / "model")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(tmp_path / "script.py"),
+    ]
+    done = subprocess.run(
+        [*command, str(tmp_path)], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = [json.loads((tmp_path / f"record.{rank}").read_text()) for rank in (0, 1)]
+    assert records[0] == records[1] and [e["epoch"] for e in records[0]] == [0, 1, 2]
+    assert records[0][2]["dev_loss"] < records[0][0]["dev_loss"]
+    loaded = load_adapter(tmp_path / "adapter", device="cpu")
+    assert loaded.config.method == "qpeft-a" and (tmp_path / "adapter" / "run.dev.txt").exists()
