@@ -11,14 +11,14 @@ from qpeft_rerank.version import __version__
 
 if TYPE_CHECKING:
     from qpeft_rerank.bm25 import build_index, search
-    from qpeft_rerank.compare import compare
+    from qpeft_rerank.significance import compare
     from qpeft_rerank.errors import QpeftError
-    from qpeft_rerank.evaluate import evaluate
+    from qpeft_rerank.evaluation import evaluate
     from qpeft_rerank.models.adapter import load_adapter, push_adapter, save_adapter
     from qpeft_rerank.models.base import load_base
     from qpeft_rerank.models.config import AdapterConfig
     from qpeft_rerank.passages import Passage, open_passages
-    from qpeft_rerank.rerank import rerank
+    from qpeft_rerank.reranking import rerank
     from qpeft_rerank.reranker import Reranker
     from qpeft_rerank.topics import read_topics
     from qpeft_rerank.training.config import TrainingConfig
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _HOME = {
     "build_index": "bm25",
     "search": "bm25",
-    "compare": "compare",
+    "compare": "significance",
     "QpeftError": "errors",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "load_adapter": "models.adapter",
     "push_adapter": "models.adapter",
     "save_adapter": "models.adapter",
@@ -38,7 +38,7 @@ _HOME = {
     "AdapterConfig": "models.config",
     "Passage": "passages",
     "open_passages": "passages",
-    "rerank": "rerank",
+    "rerank": "reranking",
     "Reranker": "reranker",
     "read_topics": "topics",
     "TrainingConfig": "training.config",

@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
-from qpeft_rerank.compare import ALPHA, CORRECTION, FAMILIES, TEST, Comparison, Difference, compare
+from qpeft_rerank.significance import ALPHA, CORRECTION, FAMILIES, TEST, Comparison, Difference, compare
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.evaluate import Evaluation
+from qpeft_rerank.evaluation import Evaluation
 from qpeft_rerank.measures import parse_measures
 
 # Text tables are broken into several below this width: they are read in terminals and pasted into mails.

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from qpeft_rerank.errors import DependencyError, InputError
-from qpeft_rerank.evaluate import Evaluation
+from qpeft_rerank.evaluation import Evaluation
 from qpeft_rerank.plots import plot_topic_differences, plot_training
 
 RECORD = {

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from qpeft_rerank.compare import compare
+from qpeft_rerank.significance import compare
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.evaluate import Evaluation
+from qpeft_rerank.evaluation import Evaluation
 from qpeft_rerank.report import WIDTH, report
 
 MEASURES = ("nDCG@10", "R@100", "num_ret")

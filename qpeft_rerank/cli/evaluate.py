@@ -18,7 +18,7 @@ from qpeft_rerank.errors import InputError
 from qpeft_rerank.measures import DEFAULT_MEASURES
 
 if TYPE_CHECKING:
-    from qpeft_rerank.evaluate import Evaluation
+    from qpeft_rerank.evaluation import Evaluation
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,7 @@ class EvaluateOptions(QrelsOptions):
 
 def run(options: EvaluateOptions) -> None:
     """Evaluate the runs, write the table, draw the pictures."""
-    from qpeft_rerank.evaluate import evaluate, run_names
+    from qpeft_rerank.evaluation import evaluate, run_names
     from qpeft_rerank.files import atomic_write
     from qpeft_rerank.measures import parse_measures
     from qpeft_rerank.report import report

@@ -127,7 +127,7 @@ def run(options: RerankOptions) -> None:
     source = options.run_source()
 
     from qpeft_rerank.cli.progress import progress_bar
-    from qpeft_rerank.rerank import plan_window, rerank
+    from qpeft_rerank.reranking import plan_window, rerank
     from qpeft_rerank.resume import write_resumably
     from qpeft_rerank.trec import read_run, write_run
 

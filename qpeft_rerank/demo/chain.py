@@ -11,13 +11,13 @@ from pathlib import Path
 from qpeft_rerank.bm25 import build_index, search
 from qpeft_rerank.collection import Collection, load_collection
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.evaluate import Evaluation, evaluate
+from qpeft_rerank.evaluation import Evaluation, evaluate
 from qpeft_rerank.models.base import BaseModel, load_base
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.passages import Passage, Passages, open_passages
 from qpeft_rerank.plots import plot_topic_differences
 from qpeft_rerank.report import report
-from qpeft_rerank.rerank import rerank
+from qpeft_rerank.reranking import rerank
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.topics import read_topics
 from qpeft_rerank.training.config import TrainingConfig

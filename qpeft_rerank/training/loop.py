@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.evaluate import evaluate
+from qpeft_rerank.evaluation import evaluate
 from qpeft_rerank.files import atomic_write
 from qpeft_rerank.models.adapter import load_adapter, save_adapter
 from qpeft_rerank.models.base import BaseModel
@@ -27,7 +27,7 @@ from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.likelihood import Batch, QueryLikelihood
 from qpeft_rerank.passages import Passages
 from qpeft_rerank.record import run_record
-from qpeft_rerank.rerank import rerank
+from qpeft_rerank.reranking import rerank
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.scoring import Plan, default_limits
 from qpeft_rerank.training.activations import recompute_activations

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from tiny_models import Corpus, corpus, save_base, tiny_base, tiny_scorer
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.evaluate import evaluate
+from qpeft_rerank.evaluation import evaluate
 from qpeft_rerank.models.adapter import WEIGHTS_FILE, load_adapter
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.likelihood import Batch, QueryLikelihood
-from qpeft_rerank.rerank import rerank
+from qpeft_rerank.reranking import rerank
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.groups import epoch_groups, step_pairs, training_topics

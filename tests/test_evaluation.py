@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.evaluate import evaluate, run_names
+from qpeft_rerank.evaluation import evaluate, run_names
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
 
@@ -202,7 +202,7 @@ def test_run_names_are_as_long_as_needed(runs, names):
 
 def test_evaluation_loads_no_heavy_package():
     code = (
-        "import sys, qpeft_rerank.evaluate, qpeft_rerank.compare, qpeft_rerank.report, qpeft_rerank.plots\n"
+        "import sys, qpeft_rerank.evaluation, qpeft_rerank.significance, qpeft_rerank.report, qpeft_rerank.plots\n"
         "print(*({'torch', 'scipy', 'matplotlib', 'pyserini', 'jnius'} & sys.modules.keys()))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

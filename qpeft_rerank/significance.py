@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.evaluate import Evaluation
+from qpeft_rerank.evaluation import Evaluation
 from qpeft_rerank.measures import parse_measures
 
 TEST = "two-sided paired t-test"
