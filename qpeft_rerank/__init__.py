@@ -11,15 +11,15 @@ from qpeft_rerank.version import __version__
 
 if TYPE_CHECKING:
     from qpeft_rerank.bm25 import build_index, search
-    from qpeft_rerank.significance import compare
     from qpeft_rerank.errors import QpeftError
     from qpeft_rerank.evaluation import evaluate
     from qpeft_rerank.models.adapter import load_adapter, push_adapter, save_adapter
     from qpeft_rerank.models.base import load_base
     from qpeft_rerank.models.config import AdapterConfig
     from qpeft_rerank.passages import Passage, open_passages
-    from qpeft_rerank.reranking import rerank
     from qpeft_rerank.reranker import Reranker
+    from qpeft_rerank.reranking import rerank
+    from qpeft_rerank.significance import compare
     from qpeft_rerank.topics import read_topics
     from qpeft_rerank.training.config import TrainingConfig
     from qpeft_rerank.training.loop import Judged, train

@@ -12,9 +12,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qpeft_rerank.significance import EQUAL
 from qpeft_rerank.errors import DependencyError, InputError
 from qpeft_rerank.evaluation import Evaluation
+from qpeft_rerank.significance import EQUAL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
-from qpeft_rerank.significance import ALPHA, CORRECTION, FAMILIES, TEST, Comparison, Difference, compare
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Evaluation
 from qpeft_rerank.measures import parse_measures
+from qpeft_rerank.significance import ALPHA, CORRECTION, FAMILIES, TEST, Comparison, Difference, compare
 
 # Text tables are broken into several below this width: they are read in terminals and pasted into mails.
 WIDTH = 100

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from qpeft_rerank.errors import PairError
+from qpeft_rerank.models.batch import Batch, collate
 from qpeft_rerank.models.inputs import PairInput
-from qpeft_rerank.models.likelihood import Batch, QueryLikelihood, collate
+from qpeft_rerank.models.likelihood import QueryLikelihood
 
 CPU_BATCH_TOKENS = 8_192  # larger batches fall out of the caches and are no faster
 SHARING_OVERHEAD = (

@@ -208,7 +208,7 @@ def test_an_output_that_is_a_file_is_an_error(tmp_path):
         convert(tmp_path, TRAINING)
 
 
-RECORDS = [{"question": "a ] } , “quoted” \\ \" text", "n": [n, {"deep": []}]} for n in range(50)]
+RECORDS = [{"question": 'a ] } , “quoted” \\ " text', "n": [n, {"deep": []}]} for n in range(50)]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])

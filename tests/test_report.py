@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from qpeft_rerank.significance import compare
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Evaluation
 from qpeft_rerank.report import WIDTH, report
+from qpeft_rerank.significance import compare
 
 MEASURES = ("nDCG@10", "R@100", "num_ret")
 

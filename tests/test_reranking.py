@@ -10,8 +10,8 @@ from tiny_models import TEXTS, Corpus, corpus, tiny_base, tiny_scorer
 
 from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError, PairError, QpeftError
 from qpeft_rerank.passages import Passage
-from qpeft_rerank.reranking import WINDOW_PAIRS, plan_window, rerank
 from qpeft_rerank.reranker import Reranker
+from qpeft_rerank.reranking import WINDOW_PAIRS, plan_window, rerank
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
 

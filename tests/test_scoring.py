@@ -8,7 +8,8 @@ import torch
 from tiny_models import TEXTS, tiny_base, tiny_scorer
 
 from qpeft_rerank.errors import PairError
-from qpeft_rerank.models.likelihood import Batch, QueryLikelihood, collate
+from qpeft_rerank.models.batch import Batch, collate
+from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passage
 from qpeft_rerank.scoring import BatchLimits, Plan, default_limits, out_of_memory, score_inputs
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from qpeft_rerank.significance import compare, holm
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Evaluation
+from qpeft_rerank.significance import compare, holm
 
 
 def evaluation(name, measures=("nDCG@10",), relevance_level=1, **values):

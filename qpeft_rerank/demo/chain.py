@@ -17,8 +17,8 @@ from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.passages import Passage, Passages, open_passages
 from qpeft_rerank.plots import plot_topic_differences
 from qpeft_rerank.report import report
-from qpeft_rerank.reranking import rerank
 from qpeft_rerank.reranker import Reranker
+from qpeft_rerank.reranking import rerank
 from qpeft_rerank.topics import read_topics
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.loop import Judged, train

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from qpeft_rerank.models.batch import collate
 from qpeft_rerank.models.hints import AttendedHints
-from qpeft_rerank.models.likelihood import QueryLikelihood, collate
+from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passage
 
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 PASSAGE_HEADING, QUESTION_HEADING, HINTS_END = "\nPassage:\n", "\nQuestion:\n", "\n"
 
-# The published code's 35 words (Lucene's English list and "s", "t", "on", "www"), matched here against whole
+# The published code's 35 words (Lucene's list and "s", "t", "on", "www"), matched here against whole
 # words of the text.
 STOPWORDS = frozenset(
-    "a and are as at be but by for if in into is it no not of on or s such t that the their then there these they "
-    "this to was will with www".split()
+    "a and are as at be but by for if in into is it no not of on or s such t that the their then there "
+    "these they this to was will with www".split()
 )
 MOST_CHARACTERS_PER_TOKEN = 100  # the mean is 4 to 5; only pages of blanks or rules come near
 _WORD = re.compile(r"\w+")

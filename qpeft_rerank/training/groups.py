@@ -14,6 +14,8 @@ from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicErr
 from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.trec import Ranking
 
+LOOK_UP = 1000  # topics whose passages are looked up at a time
+
 
 class TrainingTopic(NamedTuple):
     """A topic that can be learned from: relevant passages by the qrels, candidates that are not (best
@@ -70,6 +72,17 @@ def training_topics(
         chosen = set(random.Random(seed).sample(sorted(topic.qid for topic in usable), limit))
         usable = [topic for topic in usable if topic.qid in chosen]
     return sorted(usable, key=lambda topic: topic.qid)  # whatever the order of the run
+
+
+def check_passages(topics: Sequence[TrainingTopic], passages: Passages) -> None:
+    """Look the relevant passages up before hours of training. Raises `MissingPassageError`."""
+    for start in range(0, len(topics), LOOK_UP):
+        part = topics[start : start + LOOK_UP]
+        found = passages.get(list({docid: None for topic in part for docid in topic.positives}))
+        for topic in part:
+            for docid in topic.positives:
+                if docid not in found:
+                    raise MissingPassageError(docid, passages.name, topic.qid)
 
 
 def epoch_groups(

@@ -2,63 +2,41 @@
 
 `accelerate` carries it to several GPUs and nodes (`torchrun`, `accelerate launch`) and does mixed precision.
 It is a loop of our own rather than transformers' Trainer because a step is a matrix of topics and passages,
-not a list of rows, the best epoch is chosen by a re-ranked development run, and a checkpoint is safetensors
+not a list of rows, the best epoch is chosen by a reranked development run, and a checkpoint is safetensors
 and JSON (the Trainer's is a pickle).
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.evaluation import evaluate
 from qpeft_rerank.files import atomic_write
 from qpeft_rerank.models.adapter import load_adapter, save_adapter
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.config import AdapterConfig
-from qpeft_rerank.models.likelihood import Batch, QueryLikelihood
+from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passages
 from qpeft_rerank.record import run_record
-from qpeft_rerank.reranking import rerank
-from qpeft_rerank.reranker import Reranker
-from qpeft_rerank.scoring import Plan, default_limits
 from qpeft_rerank.training.activations import recompute_activations
 from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, load_state, save_checkpoint
 from qpeft_rerank.training.config import TrainingConfig
-from qpeft_rerank.training.groups import (
-    Group,
-    StepPairs,
-    TrainingTopic,
-    epoch_groups,
-    step_pairs,
-    training_topics,
-)
-from qpeft_rerank.training.loss import pairwise_hinge
-from qpeft_rerank.trec import Ranking, write_run
+from qpeft_rerank.training.development import Development, Judged
+from qpeft_rerank.training.groups import check_passages, epoch_groups, step_pairs, training_topics
+from qpeft_rerank.training.step import PairLosses, step_loss
+from qpeft_rerank.trec import write_run
 
-RECORD_FILE, CURVES_FILE, DEV_RUN_FILE, CHECKPOINT = (
-    "training.json",
-    "training.png",
-    "run.dev.txt",
-    "checkpoint",
-)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A run with its topics and qrels: what one learns from, or chooses by."""
-
-    run: Iterable[Ranking]
-    topics: Mapping[str, str]
-    qrels: Mapping[str, Mapping[str, int]]
+RECORD_FILE, CURVES_FILE = "training.json", "training.png"
+DEV_RUN_FILE, CHECKPOINT = "run.dev.txt", "checkpoint"
 
 
 @dataclass
@@ -109,7 +87,7 @@ def train(
         output: the adapter folder to write.
         dev: run, topics and qrels that choose the best epoch; without it, the last epoch is kept.
         resume: go on from the folder's checkpoint.
-        depth: how many candidates of a development topic are re-ranked.
+        depth: how many candidates of a development topic are reranked.
         listener: hears of steps and epochs.
 
     Raises:
@@ -143,7 +121,8 @@ def train(
     topics = training_topics(
         data.run, data.topics, data.qrels, training.train_topics, training.seed, training.negative_depth
     )
-    measured = None if dev is None else _Development(dev, passages, training, depth)
+    check_passages(topics, passages)
+    measured = None if dev is None else Development(dev, passages, training, depth)
     everything = {
         "adapter": settings.to_dict(),
         "training": asdict(training),
@@ -164,9 +143,7 @@ def train(
             break
         groups = epoch_groups(topics, training.negatives, training.seed, epoch)
         for place in range(state.step % steps_per_epoch, steps_per_epoch):
-            mine = (
-                groups[place * per_step + me * rows :][:rows] or groups[:1]
-            )  # a process without a share lends a hand
+            mine = groups[place * per_step + me * rows :][:rows] or groups[:1]  # or it lends a hand
             torch.manual_seed(_seed(training.seed, state.step, me))  # dropout, the same when resumed
             pairs = step_pairs(mine, passages, training.in_batch)
             scorer.train()
@@ -188,16 +165,8 @@ def train(
             if between and updates and accelerator.is_main_process:
                 _save(output, state, everything, weights, optimizer, started)
         if accelerator.is_main_process:
-            _finish_epoch(
-                state,
-                epoch,
-                sum(state.losses) / len(state.losses),
-                measured,
-                scorer,
-                training,
-                output,
-                listener,
-            )
+            mean = sum(state.losses) / len(state.losses)
+            _finish_epoch(state, epoch, mean, measured, scorer, training, output, listener)
         state = _from_main(state, accelerator)
         state.losses = []
         if accelerator.is_main_process:
@@ -215,78 +184,11 @@ def train(
     return record
 
 
-class PairLosses(nn.Module):
-    """Negative mean log-likelihoods of batches of pairs, in one forward call (as wrappers for several GPUs
-    need it).
-    """
-
-    def __init__(self, scorer: QueryLikelihood):
-        super().__init__()
-        self.scorer = scorer
-
-    def forward(self, batches: Sequence[Batch]) -> Tensor:
-        return torch.cat([-self.scorer(batch) for batch in batches])
-
-
-def step_loss(model: nn.Module, scorer: QueryLikelihood, step: StepPairs, margin: float) -> Tensor:
-    """The loss of one step; each pair goes through the model once, however many comparisons it serves."""
-    plan = Plan(scorer, scorer.encoder.encode(step.pairs), default_limits(scorer))
-    batches, start = [], 0
-    while start < len(plan.order):
-        indices = plan.batch(start)
-        batches.append(plan.collate(indices))
-        start += len(indices)
-    losses = torch.empty(len(plan.order), device=scorer.base.device)
-    losses = losses.index_copy(0, torch.tensor(plan.order, device=losses.device), model(batches))
-    return pairwise_hinge(losses[step.positive], losses[step.negative], margin)
-
-
-class _Development:
-    """Fixed development groups and rankings, and what a scorer makes of them."""
-
-    def __init__(self, dev: Judged, passages: Passages, training: TrainingConfig, depth: int):
-        self.training, self.passages, self.depth, self.queries = training, passages, depth, dev.topics
-        rankings = list(dev.run)
-        self.topics: list[TrainingTopic] = training_topics(
-            rankings, dev.topics, dev.qrels, training.dev_topics, training.seed, training.negative_depth
-        )
-        kept = {topic.qid for topic in self.topics}
-        self.rankings = [ranking for ranking in rankings if ranking.qid in kept]
-        self.qrels = {qid: dict(grades) for qid, grades in dev.qrels.items() if qid in kept}
-        self.measures = ["nDCG@10", "RR@10"]
-        if training.select != "loss" and training.select not in self.measures:
-            self.measures.insert(0, training.select)
-
-    def loss(self, scorer: QueryLikelihood) -> float:
-        """Mean training loss over the development groups, without dropout."""
-        scorer.eval()
-        rows, groups = (
-            self.training.batch_size,
-            epoch_groups(self.topics, self.training.negatives, self.training.seed, None),
-        )
-        total = 0.0
-        with torch.inference_mode():
-            for start in range(0, len(groups), rows):
-                part: list[Group] = groups[start : start + rows]
-                step = step_pairs(part, self.passages, self.training.in_batch)
-                total += step_loss(PairLosses(scorer), scorer, step, self.training.margin).item() * len(part)
-        return total / len(groups)
-
-    def rerank(self, scorer: QueryLikelihood) -> Iterator[Ranking]:
-        """The development run, re-ranked."""
-        scorer.eval()
-        return rerank(self.rankings, self.queries, self.passages, Reranker(scorer), self.depth)
-
-    def measure(self, rankings: Iterable[Ranking]) -> dict[str, float]:
-        """Means of the measures over the sampled development topics."""
-        return evaluate(list(rankings), self.qrels, self.measures).means
-
-
 def _finish_epoch(
     state: _State,
     epoch: int,
     train_loss: float | None,
-    dev: _Development | None,
+    dev: Development | None,
     scorer: QueryLikelihood,
     training: TrainingConfig,
     output: Path,
@@ -310,7 +212,7 @@ def _finish_epoch(
     listener.on_epoch({**facts, "best": better})
 
 
-def _patience_is_over(state: _State, training: TrainingConfig, dev: _Development | None) -> bool:
+def _patience_is_over(state: _State, training: TrainingConfig, dev: Development | None) -> bool:
     return (
         dev is not None
         and state.best_epoch is not None
@@ -370,7 +272,7 @@ def _from_main(state: _State, accelerator: Any) -> _State:
     return broadcast_object_list([state])[0]
 
 
-def _write_results(output: Path, record: dict[str, Any], base: BaseModel, dev: _Development | None) -> None:
+def _write_results(output: Path, record: dict[str, Any], base: BaseModel, dev: Development | None) -> None:
     if dev is not None:
         from qpeft_rerank.plots import plot_training
 
@@ -381,8 +283,6 @@ def _write_results(output: Path, record: dict[str, Any], base: BaseModel, dev: _
         plot_training(record, output / CURVES_FILE)
     with atomic_write(output / RECORD_FILE) as stream:
         json.dump(record, stream, indent=2, ensure_ascii=False)
-    import shutil
-
     shutil.rmtree(output / CHECKPOINT, ignore_errors=True)
 
 

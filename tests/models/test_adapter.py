@@ -22,8 +22,9 @@ from qpeft_rerank.models.adapter import (
     save_adapter,
 )
 from qpeft_rerank.models.base import BaseModel, load_base
+from qpeft_rerank.models.batch import collate
 from qpeft_rerank.models.config import METHODS
-from qpeft_rerank.models.likelihood import QueryLikelihood, collate
+from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passage
 
 PAIRS = [("how far", Passage("d", "Bees", "they fly far")), ("salt", Passage("d", "", "roads of the desert"))]

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
 from qpeft_rerank.errors import DependencyError, InputError
 from qpeft_rerank.models.adapter import fetch_folder
 from qpeft_rerank.models.base import load_base, same_weights
+from qpeft_rerank.models.batch import collate
 from qpeft_rerank.models.config import AdapterConfig
-from qpeft_rerank.models.likelihood import QueryLikelihood, collate
+from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passage
 
 PAIRS = [("how far", Passage("d", "", "the bees fly far")), ("salt", Passage("d", "", "roads"))]

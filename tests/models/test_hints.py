@@ -8,9 +8,10 @@ from tiny_models import HIDDEN, TEXTS, tiny_base, tiny_scorer
 from torch import nn
 
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.models.batch import collate
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.hints import HintTable, mlp
-from qpeft_rerank.models.likelihood import QueryLikelihood, collate
+from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passage
 
 PAIRS = [

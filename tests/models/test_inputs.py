@@ -10,6 +10,7 @@ from tiny_models import TEXTS, byte_tokenizer, metaspace_tokenizer, tiny_base, t
 from transformers import PreTrainedTokenizerFast
 
 from qpeft_rerank.errors import InputError, PairError
+from qpeft_rerank.models.batch import collate
 from qpeft_rerank.models.config import METHODS, AdapterConfig
 from qpeft_rerank.models.inputs import (
     PairEncoder,
@@ -18,7 +19,6 @@ from qpeft_rerank.models.inputs import (
     passage_text,
     vocabulary_candidates,
 )
-from qpeft_rerank.models.likelihood import collate
 from qpeft_rerank.passages import Passage
 
 TOKENIZERS = {"byte level": byte_tokenizer(), "metaspace": metaspace_tokenizer()}

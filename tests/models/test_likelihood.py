@@ -9,9 +9,11 @@ import torch
 from tiny_models import ARCHITECTURES, TEXTS, byte_tokenizer, metaspace_tokenizer, tiny_base, tiny_scorer
 
 from qpeft_rerank.models.base import BaseModel
+from qpeft_rerank.models.batch import collate
 from qpeft_rerank.models.config import METHODS, AdapterConfig
 from qpeft_rerank.models.inputs import PairEncoder
-from qpeft_rerank.models.likelihood import QueryLikelihood, RowHead, collate
+from qpeft_rerank.models.likelihood import QueryLikelihood
+from qpeft_rerank.models.row_head import RowHead
 from qpeft_rerank.passages import Passage
 from qpeft_rerank.scoring import BatchLimits, score_inputs
 

@@ -1,6 +1,6 @@
 """Our `published` layout gives the numbers that the published research code gives (tests/parity/README.md).
 
-The small set runs everywhere; a larger one, over SQuAD texts that are not ours to distribute, where it is found.
+The small set runs everywhere; a larger one, over SQuAD texts that are not distributed, where it is found.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from safetensors.torch import load_file
 
 from qpeft_rerank.models import published
 from qpeft_rerank.models.base import BaseModel, load_base
+from qpeft_rerank.models.batch import collate
 from qpeft_rerank.models.config import FILTERS, AdapterConfig
-from qpeft_rerank.models.likelihood import QueryLikelihood, collate
+from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passage
 from qpeft_rerank.training.loss import pairwise_hinge
 
 HERE = Path(__file__).parent.parent
-SETS = {"portable": HERE / "parity", "large": Path(os.environ.get("QPEFT_PARITY", HERE.parent.parent / "shared" / "parity"))}
+SETS = {
+    "portable": HERE / "parity",
+    "large": Path(os.environ.get("QPEFT_PARITY", HERE.parent.parent / "shared" / "parity")),
+}
 METHODS = {1: "token", 2: "vocab", 3: "qpeft-r", 4: "qpeft-a"}
 LETTERS = dict(zip("dqsa", FILTERS, strict=True))
 LOSS, WEIGHT = 5e-5, 1e-4
@@ -39,32 +43,49 @@ class ParitySet(NamedTuple):
 
     def likelihood(self, flags: dict, adapter: str | list[str], fixed_prompt: str = "") -> QueryLikelihood:
         scorer = QueryLikelihood(self.base, settings(flags, fixed_prompt))
-        parts = [adapter] if isinstance(adapter, str) else adapter  # an adapter is one file or a list of part files
+        parts = (
+            [adapter] if isinstance(adapter, str) else adapter
+        )  # an adapter is one file or a list of part files
         weights = {k: v for part in parts for k, v in load_file(self.folder / "adapters" / part).items()}
         ours = published.our_parameter_names(weights)
         parameters = scorer.trained_parameters()
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(ours.pop(name))
-        unused = {"prompt.embedding"} | ({"hints.table.embedding"} if flags.get("fix_docspec_embed") else set())
+        unused = {"prompt.embedding"} | (
+            {"hints.table.embedding"} if flags.get("fix_docspec_embed") else set()
+        )
         assert set(ours) <= unused, "every weight of the adapter has its place"
         return scorer
 
 
 def settings(flags: dict[str, Any], fixed_prompt: str = "") -> AdapterConfig:
     """The published flags as ours."""
-    method = METHODS[flags.get("exp_mode", 1)] if flags.get("docspec") else ("soft-prompt" if flags.get("spt") else "hard-prompt")
+    method = (
+        METHODS[flags.get("exp_mode", 1)]
+        if flags.get("docspec")
+        else ("soft-prompt" if flags.get("spt") else "hard-prompt")
+    )
     letters = flags.get("exp_filter_mode", "d")
     return AdapterConfig(
-        method=method, layout="published", passage_format="text+title", fixed_prompt=fixed_prompt,
-        prompt=flags.get("prompt_tuning_init_text", "given the hints, please generate a question for the input passage"),
-        soft_prompt=flags.get("spt", False), prompt_layers=flags.get("spt_layer_num", 0),
-        k=flags.get("exp_k", 1), heads=flags.get("exp_head_num", 0) or 1, placement=flags.get("exp_loc", "suffix"),
+        method=method,
+        layout="published",
+        passage_format="text+title",
+        fixed_prompt=fixed_prompt,
+        prompt=flags.get(
+            "prompt_tuning_init_text", "given the hints, please generate a question for the input passage"
+        ),
+        soft_prompt=flags.get("spt", False),
+        prompt_layers=flags.get("spt_layer_num", 0),
+        k=flags.get("exp_k", 1),
+        heads=flags.get("exp_head_num", 0) or 1,
+        placement=flags.get("exp_loc", "suffix"),
         similarity="cosine" if flags.get("exp_normalize") else "dot",
         filters=tuple(LETTERS[letter] for letter in letters if letter in LETTERS),
         hint_layers=0 if flags.get("fix_docspec_embed") else flags.get("docspec_layer_num", 0),
         hint_table="frozen" if flags.get("fix_docspec_embed") else "trained",
-        hint_prefix=flags.get("exp_prompt", "hints") + ": ")
+        hint_prefix=flags.get("exp_prompt", "hints") + ": ",
+    )
 
 
 @pytest.fixture(scope="module", params=list(SETS))
@@ -100,9 +121,22 @@ def test_losses_and_hints_are_the_published_ones(parity: ParitySet) -> None:
             if scorer.hints is None:
                 continue
             hints = scorer.hints(batch.pairs)
-            ids = torch.where(hints.ids < 0, torch.cat([hints.ids[:, :len(scorer.encoder.hint_head)], batch.pairs.query_ids,
-                              hints.ids[:, :len(scorer.encoder.hint_tail)]], 1), hints.ids)[0][hints.mask[0]].tolist() \
-                if line["method"] == "a" else hints.ids[0][hints.mask[0]].tolist()
+            ids = (
+                torch.where(
+                    hints.ids < 0,
+                    torch.cat(
+                        [
+                            hints.ids[:, : len(scorer.encoder.hint_head)],
+                            batch.pairs.query_ids,
+                            hints.ids[:, : len(scorer.encoder.hint_tail)],
+                        ],
+                        1,
+                    ),
+                    hints.ids,
+                )[0][hints.mask[0]].tolist()
+                if line["method"] == "a"
+                else hints.ids[0][hints.mask[0]].tolist()
+            )
             head = len(scorer.encoder.hint_head)
             if result["exact"]:
                 if ids != result["hint_ids"]:
@@ -130,12 +164,16 @@ def test_losses_in_batches_of_four_are_the_published_ones(parity: ParitySet) -> 
             four = [c for c in range(first, first + 4) if c in parity.cases]
             if len(four) < 4:
                 continue  # a set without all four cases cannot repeat the batch
-            losses = -scorer(collate(scorer.encoder.encode([pair(parity.cases[c]) for c in four]), scorer.encoder.pad))
+            losses = -scorer(
+                collate(scorer.encoder.encode([pair(parity.cases[c]) for c in four]), scorer.encoder.pad)
+            )
             for case, loss in zip(four, losses.tolist(), strict=True):
                 if case in results and results[case]["exact_batch"]:
                     compared += 1
                     if not abs(loss - results[case]["loss_batch"]) <= LOSS:
-                        wrong.append(f"{line['id']}, case {case}: {loss} is not {results[case]['loss_batch']}")
+                        wrong.append(
+                            f"{line['id']}, case {case}: {loss} is not {results[case]['loss_batch']}"
+                        )
     assert not wrong, f"{len(wrong)} differences, such as " + "; ".join(wrong[:3])
     assert compared > 400
 
@@ -147,7 +185,7 @@ def test_token_rows_and_token_losses_are_the_published_ones(parity: ParitySet) -
         inputs = scorer.encoder.encode([pair(parity.cases[line["case"]])])
         prompt = len(scorer.encoder.bos + scorer.encoder.prompt)
         row = (inputs[0].before + inputs[0].after)[prompt:]
-        assert row == line["input_ids"] and row[-inputs[0].scored:] == line["scored_ids"]
+        assert row == line["input_ids"] and row[-inputs[0].scored :] == line["scored_ids"]
         losses = -scorer.token_log_likelihoods(collate(inputs, scorer.encoder.pad))
         assert torch.allclose(losses, torch.tensor(line["token_losses"]), atol=LOSS, rtol=0)
 
@@ -161,8 +199,13 @@ def test_the_blacklists_are_the_published_ones(parity: ParitySet) -> None:
 
 def test_the_hint_filter_follows_the_published_rules(parity: ParitySet) -> None:
     for rule in parity.lines("filter_rules.jsonl"):
-        flags = {"docspec": True, "exp_mode": rule["exp_mode"], "exp_k": rule["k"], "exp_filter_mode": rule["filter_mode"],
-                 "fix_docspec_embed": True}
+        flags = {
+            "docspec": True,
+            "exp_mode": rule["exp_mode"],
+            "exp_k": rule["k"],
+            "exp_filter_mode": rule["filter_mode"],
+            "fix_docspec_embed": True,
+        }
         block = QueryLikelihood(parity.base, settings(flags)).hints
         assert block.filter_ids(rule["candidates"], rule["query_ids"]) == rule["kept"]
         if rule["picked"] is not None:
@@ -171,14 +214,18 @@ def test_the_hint_filter_follows_the_published_rules(parity: ParitySet) -> None:
 
 def training_rows(training: dict) -> list[tuple[str, Passage]]:
     """The rows of the published collate function, as pairs."""
+
     def text(name: str) -> str:
         kind, number = name[:3] if name[:3] != "har" else "hard", int(name[-1])
         key = {"pos": "positive_ctxs", "hard": "hard_negative_ctxs", "neg": "negative_ctxs"}[kind]
         context = training["data"][number][key][0]
         joined = context["title"] + context["text"]
         return joined.strip() if kind == "pos" else joined
-    return [(training["data"][q]["question"].replace("\u2019", "'"), Passage(name, "", text(name)))
-            for q, name in training["row_order"]]
+
+    return [
+        (training["data"][q]["question"].replace("\u2019", "'"), Passage(name, "", text(name)))
+        for q, name in training["row_order"]
+    ]
 
 
 def test_three_training_steps_are_the_published_ones(parity: ParitySet) -> None:
@@ -188,7 +235,7 @@ def test_three_training_steps_are_the_published_ones(parity: ParitySet) -> None:
         scorer = parity.likelihood(run["flags"], run["adapter"])
         parameters = scorer.trained_parameters()
         start = {name: p.detach().clone() for name, p in parameters.items()}
-        batches = [collate(scorer.encoder.encode(rows[i:i + 4]), scorer.encoder.pad) for i in (0, 4, 8)]
+        batches = [collate(scorer.encoder.encode(rows[i : i + 4]), scorer.encoder.pad) for i in (0, 4, 8)]
 
         def losses(batch: Any, scorer: QueryLikelihood = scorer) -> torch.Tensor:
             return -scorer(batch)
@@ -213,7 +260,9 @@ def test_three_training_steps_are_the_published_ones(parity: ParitySet) -> None:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if step == 0:
-                for name, gradient in published_parts({n: p.grad for n, p in parameters.items() if p.grad is not None}):
+                for name, gradient in published_parts(
+                    {n: p.grad for n, p in parameters.items() if p.grad is not None}
+                ):
                     close(gradient.norm(), expected["grad_l2"][name], f"{run['id']}: gradient of {name}")
             optimizer.step()
         moved = dict(published_parts({name: p.detach() - start[name] for name, p in parameters.items()}))
@@ -228,13 +277,22 @@ def test_three_training_steps_are_the_published_ones(parity: ParitySet) -> None:
                 assert torch.allclose(losses(batch), torch.tensor(expected), atol=LOSS, rtol=0), run["id"]
 
 
-PUBLISHED_NAMES = {"prompt.embedding": "embedding.weight", "hints.table.embedding": "docspec_embeddings.weight"}
-PUBLISHED_MODULES = {"prompt.mlp": "spt_multi_layers", "hints.mlp": "doc_multi_layers", "hints.attention": "docspec_attention"}
+PUBLISHED_NAMES = {
+    "prompt.embedding": "embedding.weight",
+    "hints.table.embedding": "docspec_embeddings.weight",
+}
+PUBLISHED_MODULES = {
+    "prompt.mlp": "spt_multi_layers",
+    "hints.mlp": "doc_multi_layers",
+    "hints.attention": "docspec_attention",
+}
 
 
 def published_parts(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Our tensors under their published names. The keys' part of the attention bias is left out: a softmax does not see
-    it, its gradient is rounding noise."""
+    """Our tensors under their published names.
+
+    The keys' part of the attention bias is left out: a softmax does not see it.
+    """
     for name, tensor in tensors.items():
         for ours, theirs in PUBLISHED_MODULES.items():
             name = name.replace(ours, theirs)
@@ -247,4 +305,6 @@ def published_parts(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, tor
 
 
 def close(ours: torch.Tensor, expected: float, where: str) -> None:
-    assert abs(ours.item() - expected) <= WEIGHT * max(abs(expected), 1e-6), f"{where}: {ours.item()} is not {expected}"
+    assert abs(ours.item() - expected) <= WEIGHT * max(abs(expected), 1e-6), (
+        f"{where}: {ours.item()} is not {expected}"
+    )

@@ -19,10 +19,11 @@ from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import evaluate
 from qpeft_rerank.models.adapter import WEIGHTS_FILE, load_adapter
 from qpeft_rerank.models.base import BaseModel
+from qpeft_rerank.models.batch import Batch
 from qpeft_rerank.models.config import AdapterConfig
-from qpeft_rerank.models.likelihood import Batch, QueryLikelihood
-from qpeft_rerank.reranking import rerank
+from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.reranker import Reranker
+from qpeft_rerank.reranking import rerank
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.groups import epoch_groups, step_pairs, training_topics
 from qpeft_rerank.training.loop import Judged, Listener, PairLosses, step_loss, train

@@ -1,0 +1,42 @@
+"""The model's output layer where it is needed: at the rows that predict query tokens, in fp32."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RowHead(nn.Module):
+    """The output layer, applied in fp32 to chosen rows alone: the others would cost a vocabulary each.
+
+    It takes the layer's place in the model, so that whatever a model does to its logits (soft caps, scales)
+    still happens. With no rows chosen it is the layer itself.
+    """
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        self.head = head
+        self.rows: Tensor | None = None
+
+    @classmethod
+    def on(cls, model: nn.Module) -> RowHead:
+        """The model's RowHead, put there if need be."""
+        head = model.get_output_embeddings()
+        if not isinstance(head, cls):
+            head = cls(head)
+            model.set_output_embeddings(head)
+        return head
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight, for code that ties or looks at it."""
+        return self.head.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if self.rows is None:
+            return self.head(hidden)
+        rows = hidden.flatten(0, 1)[self.rows.to(hidden.device)]
+        if type(self.head) is nn.Linear and self.head.weight.device == rows.device:
+            bias = None if self.head.bias is None else self.head.bias.float()
+            return F.linear(rows.float(), self.head.weight.float(), bias)[None]
+        return self.head(rows).float()[None]  # quantised, LoRA-carrying or moved by accelerate: as it is
