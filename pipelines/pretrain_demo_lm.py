@@ -1,6 +1,6 @@
 """Train the packaged small language model from scratch on CPU cores, and write its model folder.
 
-    python pipelines/pretrain_demo_lm.py --data ../shared/data --work build/lm --output build/lm/model
+    python pipelines/pretrain_demo_lm.py --data DATA --work build/lm --output build/lm/model
 
 A Llama of 4.2 million parameters (8.4 MB in bf16) with its own byte-level BPE. What it reads is described in
 ``pretrain_data.py`` and ``pretrain_rows.py``, its starting weights in ``pretrain_init.py``. The learning rate

@@ -28,7 +28,9 @@ COLLECTION = Path(__file__).parent / "collection" / "collection.toml"
 HITS = 50  # of 192 passages
 MEASURES = ["nDCG@10", "RR@10", "Success@1", "R@10"]
 TRAINED = {"qpeft-r": AdapterConfig(method="qpeft-r"), "qpeft-a": AdapterConfig(method="qpeft-a")}
-TRAINING = TrainingConfig(train_topics=0, dev_topics=0, epochs=4, patience=2, learning_rate=1e-3)
+TRAINING = TrainingConfig(
+    train_topics=0, dev_topics=0, batch_size=4, epochs=4, patience=2, learning_rate=1e-3
+)
 SHOWN_PASSAGES = 4
 
 
