@@ -8,6 +8,7 @@ for docid, score in reranker.rerank("what is a waggle dance", searcher.search("w
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,11 @@ from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passage, passage_of_hit
 from qpeft_rerank.scoring import default_limits, score_inputs
 from qpeft_rerank.trec import ScoredDoc
+
+WINDOW_PAIRS = 800  # enough to sort by length without much padding, few enough to lose little in a crash
+MOST_PAIRS = 32_000  # more would save little, and the tokens of so many pairs take memory
+CPU_RATE, GPU_RATE = 1e11, 1e14  # operations per second that are surely reached
+TOKENS_PER_PAIR = 40  # a query, its hints and their frame, where the passage is shared
 
 
 class PairScorer(Protocol):
@@ -49,6 +55,34 @@ class Reranker:
     ):
         self.scorer = scorer
         self.limits = default_limits(scorer, batch_tokens, batch_size)
+
+    def describe(self) -> dict[str, Any]:
+        """What scores depend on besides the pairs, JSON-ready: base model, settings, trained weights."""
+        base, trained = self.scorer.base, hashlib.sha256()
+        for name, parameter in sorted(self.scorer.trained_parameters().items()):
+            trained.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
+        return {
+            "model": base.name,
+            "revision": base.revision,
+            "lora": base.lora,
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "device": base.device.type,
+            "settings": self.scorer.config.to_dict(),
+            "trained_sha256": trained.hexdigest(),
+        }
+
+    @property
+    def shared_pairs(self) -> int:
+        """How many pairs to score together where topics share passages: about a minute's work.
+
+        That much a kill may lose. It depends on the model's size and the kind of device alone, so that a
+        resumed run forms the same batches.
+        """
+        if not self.scorer.can_share:
+            return WINDOW_PAIRS
+        rate = GPU_RATE if self.scorer.base.device.type == "cuda" else CPU_RATE
+        parameters = sum(p.numel() for p in self.scorer.model.parameters())
+        return int(min(MOST_PAIRS, max(WINDOW_PAIRS, 60 * rate / (2 * parameters * TOKENS_PER_PAIR))))
 
     @classmethod
     def from_adapter(

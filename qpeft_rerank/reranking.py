@@ -14,27 +14,25 @@ import numpy as np
 
 from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError, PairError, QpeftError
 from qpeft_rerank.passages import Passage, Passages
-from qpeft_rerank.reranker import PairScorer
+from qpeft_rerank.reranker import WINDOW_PAIRS, PairScorer
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
-WINDOW_PAIRS = (
-    800  # enough pairs to sort by length without much padding, few enough to lose little in a crash
-)
-SHARED_WINDOW_PAIRS = 32_000  # where topics share passages, which are run once per window
 
-
-def plan_window(rankings: Iterable[Ranking], depth: int) -> tuple[int, Iterator[Ranking]]:
+def plan_window(
+    rankings: Iterable[Ranking], depth: int, shared_pairs: int = WINDOW_PAIRS
+) -> tuple[int, Iterator[Ranking]]:
     """How many topics to score together, and the rankings with those that were looked at put back.
 
-    Many, if already the first topics share candidates (a small collection). It depends on the run and the
-    depth alone, so that a resumed run forms the same batches and so gives the same bytes.
+    Topics with ``shared_pairs`` pairs if the first ones share candidates (a small collection), so that each
+    passage is run for many topics at once. It depends on nothing that changes when a run is resumed, so
+    that the same batches give the same bytes.
     """
     rankings = iter(rankings)
     window = max(1, WINDOW_PAIRS // depth)
     first = list(islice(rankings, window))
     docids = [doc.docid for ranking in first for doc in ranking.docs[:depth]]
     if len(set(docids)) < 0.9 * len(docids):
-        window = max(1, SHARED_WINDOW_PAIRS // depth)
+        window = max(1, shared_pairs // depth)
     return window, chain(first, rankings)
 
 
@@ -72,7 +70,7 @@ def rerank(
     if missing not in ("error", "skip"):
         raise InputError(f"missing: {missing!r} is neither 'error' nor 'skip'")
     if window is None:
-        window, rankings = plan_window(rankings, depth)
+        window, rankings = plan_window(rankings, depth, getattr(scorer, "shared_pairs", WINDOW_PAIRS))
     rankings, empty = iter(rankings), True
     while part := list(islice(rankings, window)):
         empty = False

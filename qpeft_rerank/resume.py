@@ -1,5 +1,4 @@
-"""A rerank run that survives a kill: topics are kept as they are scored, and `resume` goes on to the same
-bytes.
+"""A rerank run that survives a kill: topics are kept as they are scored, and resuming ends in the same bytes.
 
 While it runs, ``OUTPUT.partial`` holds the lines of finished topics and ``OUTPUT.partial.json`` the settings
 they were made with. At the end they become ``OUTPUT`` and its record ``OUTPUT.json``: a file under the final
@@ -18,7 +17,13 @@ from typing import Any
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import atomic_write
 from qpeft_rerank.record import run_record
-from qpeft_rerank.trec import Ranking, format_ranking
+from qpeft_rerank.trec import Ranking, format_ranking, read_run
+
+ENDINGS = (
+    ".partial",
+    ".partial.json",
+    ".json",
+)  # of the unfinished run, its settings, the record of a whole one
 
 
 def write_resumably(
@@ -51,11 +56,7 @@ def write_resumably(
             settings.
     """
     output = Path(output)
-    partial, sidecar = (
-        output.with_name(output.name + ".partial"),
-        output.with_name(output.name + ".partial.json"),
-    )
-    record = output.with_name(output.name + ".json")
+    partial, sidecar, record = (output.with_name(output.name + end) for end in ENDINGS)
     if not output.parent.is_dir():
         raise InputError(f"folder {str(output.parent)!r} does not exist")
     settings = json.loads(json.dumps(dict(settings)))  # as it will read back
@@ -63,12 +64,11 @@ def write_resumably(
     done = 0
     if resume and output.exists() and not partial.exists():
         _same_settings(record, settings)
+        _same_input(output, rankings)
         return int(_read_json(record).get("topics", 0))
     if partial.exists() and partial.stat().st_size:
         if not resume:
-            raise InputError(
-                f"{partial} holds finished topics of an earlier run: resume it (--resume) or delete it"
-            )
+            raise InputError(f"{partial} holds finished topics of an earlier run: resume it, or delete it")
         _same_settings(sidecar, settings)
         done, rankings = _keep_whole_windows(partial, rankings, window)
         if on_resumed is not None:
@@ -123,9 +123,7 @@ def _stage_if_any(
 def _keep_whole_windows(
     partial: Path, rankings: Iterator[Ranking], window: int
 ) -> tuple[int, Iterator[Ranking]]:
-    """Cut ``partial`` after its last whole window; the number of its topics, and the rankings that are still
-    to do.
-    """
+    """Cut ``partial`` after its last whole window; the number of topics it keeps, and the rankings left."""
     held: list[Ranking] = []
     end = whole = 0
     with partial.open("rb") as lines:
@@ -156,6 +154,25 @@ def _keep_whole_windows(
                 end, whole, held = lines.tell(), whole + len(held), []
     os.truncate(partial, end)
     return whole, chain(held, rankings)
+
+
+def _same_input(output: Path, rankings: Iterator[Ranking]) -> None:
+    """A finished run is of this input if it ranks the same documents for the same topics."""
+    finished = read_run(output)
+    for ranking in rankings:
+        if not ranking.docs:
+            continue
+        there = next(finished, None)
+        if (
+            there is None
+            or there.qid != ranking.qid
+            or {d.docid for d in there.docs} != {d.docid for d in ranking.docs}
+        ):
+            raise InputError(
+                f"{output} is of another run: topic {ranking.qid!r} differs; delete it to begin anew"
+            )
+    if next(finished, None) is not None:
+        raise InputError(f"{output} is of another run: it has more topics; delete it to begin anew")
 
 
 def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:

@@ -10,8 +10,9 @@ it stopped.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import chain, islice
 from pathlib import Path
@@ -30,6 +31,7 @@ from qpeft_rerank.errors import InputError, MissingTopicError, QpeftError
 from qpeft_rerank.models.config import METHODS, AdapterConfig
 
 if TYPE_CHECKING:
+    from qpeft_rerank.passages import Passages
     from qpeft_rerank.reranker import Reranker
     from qpeft_rerank.trec import Ranking
 
@@ -72,7 +74,7 @@ class RerankOptions(
     resume: bool = option(False, "go on with an --output that was not finished")
     window: int | None = option(
         None,
-        "topics scored together (default: those of about 800 pairs, of 32,000 where topics share passages)",
+        "topics scored together (default: of about 800 pairs; more where topics share passages)",
         least=1,
     )
     batch_tokens: int | None = option(None, "tokens in a batch (default: what fits the device)", least=1)
@@ -132,16 +134,15 @@ def run(options: RerankOptions) -> None:
     from qpeft_rerank.trec import read_run, write_run
 
     topics = options.read_topics()
-    # Before the model is loaded, which may take minutes: is there anything to rerank, and to find passages
-    # in?
-    window, rankings = plan_window(read_run(source), options.depth)
-    window = options.window or window
+    # Before the model is loaded, which may take minutes: is there anything to rerank, and a text for it?
+    rankings = read_run(source)
     first = next(rankings, None)
     if first is None:
         raise InputError("the run is empty: there is nothing to rerank")
-    rankings = chain([first], rankings)
     passages = options.open_passages()
     reranker = options.load_reranker()
+    window, rankings = plan_window(chain([first], rankings), options.depth, reranker.shared_pairs)
+    window = options.window or window
     tag = options.runtag or reranker.scorer.config.method
     missing = Missing()
     with progress_bar("rerank", " pairs") as bar:
@@ -171,7 +172,7 @@ def run(options: RerankOptions) -> None:
                 stage,
                 options.output,
                 tag,
-                _settings(options, reranker, source, tag),
+                _settings(options, reranker, topics, passages, source, tag),
                 window,
                 options.resume,
                 expect,
@@ -216,26 +217,25 @@ def _pairs(source: str, depth: int, skipped_topics: int) -> int | None:
     return sum(min(depth, len(ranking.docs)) for ranking in islice(read_run(source), skipped_topics, None))
 
 
-def _settings(options: RerankOptions, reranker: Reranker, source: str, tag: str) -> dict[str, Any]:
+def _settings(
+    options: RerankOptions,
+    reranker: Reranker,
+    topics: Mapping[str, str],
+    passages: Passages,
+    source: str,
+    tag: str,
+) -> dict[str, Any]:
     """All that the scores depend on: for the record beside the run, and as a condition of resuming it."""
-    base = reranker.scorer.base
     return {
         "run": source,
         "topics": options.topics,
+        "topics_sha256": hashlib.sha256(json.dumps(topics).encode()).hexdigest(),
         "collection": options.collection,
         "split": options.split,
-        "index": options.index,
-        "corpus": options.corpus,
-        "ir_dataset": options.ir_dataset,
+        "passages": passages.name,
         "adapter": options.adapter,
-        "adapter_sha256": _weights_sha256(options),
-        "model": base.name,
-        "revision": base.revision,
-        "lora": base.lora,
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "device": base.device.type,
+        **reranker.describe(),
         "quantize": options.quantize,
-        "settings": reranker.scorer.config.to_dict(),
         "depth": options.depth,
         "missing": options.missing,
         "runtag": tag,
@@ -243,16 +243,6 @@ def _settings(options: RerankOptions, reranker: Reranker, source: str, tag: str)
         "batch_tokens": options.batch_tokens,
         "batch_size": options.batch_size,
     }
-
-
-def _weights_sha256(options: RerankOptions) -> str | None:
-    """An adapter trained anew under the same name is another one."""
-    from qpeft_rerank.models.adapter import WEIGHTS_FILE, fetch_folder
-
-    if options.adapter is None:
-        return None
-    with (fetch_folder(options.adapter, options.revision) / WEIGHTS_FILE).open("rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()
 
 
 VERB = Verb(

@@ -142,7 +142,7 @@ class SelectedHints(HintBlock):
     ):
         super().__init__(config, base, head, tail)
         allowed = None if vocabulary is None else torch.tensor(vocabulary)
-        self.register_buffer("vocabulary", allowed, persistent=False)  # [V], ids that ``vocab`` may pick
+        self.register_buffer("vocabulary", allowed, persistent=False)  # [V], ids that may be picked from it
 
     def pick(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Ids of the hints and their mask, [B, H] each (see `selection`)."""
@@ -160,8 +160,8 @@ class SelectedHints(HintBlock):
                 config.k,
                 "duplicates" in config.filters,
             )
+        scores = scores.masked_fill(~self.vocabulary, -torch.inf)
         if config.method == "vocab":
-            scores = scores.masked_fill(~self.vocabulary, -torch.inf)
             return nearest_vocabulary(
                 scores, pairs.query_ids, pairs.query_mask, config.k, "query" in config.filters
             )
@@ -213,6 +213,6 @@ def make_hint_block(config: AdapterConfig, base: nn.Embedding, encoder: PairEnco
     if config.method == "qpeft-a":
         return AttendedHints(config, base, *frame)
     allowed = None
-    if config.method == "vocab":
+    if config.method in ("vocab", "token"):
         allowed = vocabulary_candidates(encoder.tokenizer, config.filters, base.weight.shape[0])
     return SelectedHints(config, base, *frame, vocabulary=allowed)

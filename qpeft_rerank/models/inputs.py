@@ -84,7 +84,7 @@ class PairEncoder:
         tokenizer: a fast tokenizer of transformers.
         config: the adapter's settings.
         context: longest sequence that the model takes, None if it sets no limit.
-        remember: how many tokenised passages are kept.
+        remember: how many tokenised queries, and how many passages, are kept.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class PairEncoder:
         tokenizer: PreTrainedTokenizerBase,
         config: AdapterConfig,
         context: int | None = None,
-        remember: int = 50_000,
+        remember: int = 10_000,
     ):
         if not tokenizer.is_fast:
             raise InputError(
@@ -182,6 +182,8 @@ class PairEncoder:
         new = [t for t in dict.fromkeys(texts) if t not in self._queries]
         if new:
             self._queries.update(zip(new, self._tokenize(new)["input_ids"], strict=True))
+        for text in texts:
+            self._queries.move_to_end(text)
         result = [self._queries[t] for t in texts]
         _forget(self._queries, self.remember)
         return result
@@ -205,7 +207,7 @@ class PairEncoder:
 def vocabulary_candidates(
     tokenizer: PreTrainedTokenizerBase, filters: Sequence[str], size: int
 ) -> list[bool]:
-    """For the ablation that picks from the whole vocabulary: which of ``size`` ids the filters allow; never
+    """For the ablations that pick from the whole vocabulary: which of ``size`` ids the filters allow; never
     special ids.
     """
     allowed = [False] * size

@@ -85,23 +85,22 @@ def nearest_vocabulary(
 
 
 def nearest_per_token(scores: Tensor, query_ids: Tensor, query_mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Ablation ``token``: for each query token its k nearest ids but itself; first all first neighbours, then
-    all second.
+    """Ablation ``token``: the k nearest ids of each query token but itself; all first ones, then all second.
 
     Args:
-        scores: similarities [B, Q, V]; query_ids, query_mask: [B, Q].
+        scores: similarities [B, Q, V], -inf where an id is not allowed; query_ids, query_mask: [B, Q].
 
     Returns:
         ids and mask [B, k * Q].
     """
-    ids = _largest(scores.scatter(2, query_ids[:, :, None], -torch.inf), k).transpose(1, 2).flatten(1)
-    return ids, query_mask.repeat(1, k)
+    others = scores.scatter(2, query_ids[:, :, None], -torch.inf)
+    ids = _largest(others, k)
+    valid = (others.gather(2, ids) > -torch.inf).transpose(1, 2).flatten(1)
+    return ids.transpose(1, 2).flatten(1), valid & query_mask.repeat(1, k)
 
 
 def _largest(scores: Tensor, k: int) -> Tensor:
-    """Places of the k largest scores of the last dimension; `topk` would leave the order of equal ones to
-    chance.
-    """
+    """Places of the k largest scores of the last dimension; `topk` leaves the order of equals to chance."""
     return scores.argsort(dim=-1, descending=True, stable=True)[..., :k]
 
 
