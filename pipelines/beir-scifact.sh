@@ -6,7 +6,10 @@
 set -euo pipefail
 beir=${BEIR:-scifact}
 index=beir-v1.0.0-$beir.flat topics=beir-v1.0.0-$beir-test
+search=()
+# There, each query is a passage of the collection too.
+case $beir in arguana | quora) search=(--remove-query) ;; esac
 
-qpeft bm25 --index "$index" --topics "$topics" |
+qpeft bm25 --index "$index" --topics "$topics" "${search[@]}" |
   qpeft rerank --index "$index" --topics "$topics" "$@" |
   qpeft evaluate --qrels "$topics" -m nDCG@10 -m R@100

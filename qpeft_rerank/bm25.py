@@ -102,6 +102,7 @@ def search(
     b: float = 0.4,
     rm3: bool = False,
     threads: int = 1,
+    remove_query: bool = False,
 ) -> Iterator[Ranking]:
     """Search topics with BM25; yield one ranking per topic, in the order of the topics, as they are found.
 
@@ -116,6 +117,9 @@ def search(
         rm3: expand each query with RM3 pseudo-relevance feedback (10 terms, 10 documents, weight 0.5:
             Pyserini's defaults).
         threads: topics searched at the same time. The result does not depend on it.
+        remove_query: leave out the document whose id is the topic's, for collections whose queries are
+            documents themselves (BEIR's ArguAna and Quora). Pyserini's option of that name then gives one
+            document less; here the next one moves up.
 
     Raises:
         InputError: a setting out of range, an index that cannot be opened, or RM3 without document vectors.
@@ -133,22 +137,26 @@ def search(
         opened.searcher.set_bm25(float(k1), float(b))
         if rm3:
             _set_rm3(opened)
-    return _search_all(opened, topics, hits, threads)
+    return _search_all(opened, topics, hits, threads, remove_query)
 
 
-def _search_all(index: LuceneIndex, topics: Mapping[str, str], hits: int, threads: int) -> Iterator[Ranking]:
+def _search_all(
+    index: LuceneIndex, topics: Mapping[str, str], hits: int, threads: int, remove_query: bool
+) -> Iterator[Ranking]:
+    wanted = hits + 1 if remove_query else hits
     try:
         remaining = iter(topics.items())
         while chunk := list(islice(remaining, TOPICS_PER_THREAD * threads)):
             qids = [qid for qid, _ in chunk]
             with java_calls(f"{index.name}: the search failed near topic {qids[0]!r}"):
                 queries = java_list(text for _, text in chunk)
-                found = index.searcher.batch_search(queries, java_list(qids), hits, threads)
+                found = index.searcher.batch_search(queries, java_list(qids), wanted, threads)
                 docs = {
                     qid: [ScoredDoc(hit.docid, hit.score) for hit in found.get(qid) or ()] for qid in qids
                 }
             for qid in qids:
-                yield Ranking(qid, docs[qid])
+                kept = (doc for doc in docs[qid] if not (remove_query and doc.docid == qid))
+                yield Ranking(qid, list(islice(kept, hits)))
     finally:
         index.close()
 
@@ -235,7 +243,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not is_index(target):
         raise InputError(f"{target}: the folder is not empty and not a Lucene index")
     if not overwrite:
-        raise InputError(f"{target}: there is an index already (--overwrite replaces it)")
+        raise InputError(f"{target}: there is an index already, and it is not to be overwritten")
 
 
 def _check_complete(folder: Path, expected: int, target: Path) -> None:

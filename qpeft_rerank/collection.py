@@ -12,8 +12,9 @@
     train = "qrels.train.txt"
     test = "qrels.test.txt"
 
-A relative path is relative to the folder of the TOML file. A value without a slash that is no file there is a
-name (of a prebuilt index, of Pyserini's topics or qrels) and is kept as it is.
+A relative path is relative to the folder of the TOML file, never to the working folder. A value is a path if
+it has a slash or the ending of a file (``.tsv``), or if something of that name lies beside the TOML file. Any
+other value is a name (of a prebuilt index, of Pyserini's topics or qrels) and is kept as it is.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft_rerank.errors import FormatError, InputError
+from qpeft_rerank.files import may_be_name
 
 TEXT_KEYS = ("name", "index", "corpus", "ir-dataset")
 TABLE_KEYS = ("topics", "qrels")
@@ -67,11 +69,21 @@ class Collection:
             raise InputError(f"{self.path}: the collection names no {key}")
         return value
 
-    def passages(self) -> dict[str, str]:
-        """Where passages come from, as arguments of `open_passages`:
-        the index if it is there, else corpus or ir_datasets.
+    def index_folder(self) -> str:
+        """Where to build the index: always a path, even if it is named like a prebuilt one.
+
+        Raises `InputError` if the file names no index.
         """
-        usable_index = self.index and (os.path.exists(self.index) or not _is_path(self.index))
+        index = self.required("index")
+        return index if _is_path(index) else str(self.path.parent / index)
+
+    def passages(self) -> dict[str, str]:
+        """Where passages come from, as arguments of `open_passages`: the index if it is there, else the
+        corpus, else a prebuilt index, else ir_datasets.
+        """
+        # A bare name beside a corpus is more likely an index that is not built yet than a prebuilt one.
+        prebuilt = self.index and not _is_path(self.index) and not self.corpus
+        usable_index = self.index and (os.path.exists(self.index) or prebuilt)
         if usable_index or not (self.corpus or self.ir_dataset):
             return {"index": self.required("index")}
         return {"corpus": self.corpus} if self.corpus else {"ir_dataset": str(self.ir_dataset)}
@@ -128,7 +140,8 @@ def _resolved(folder: Path, value: str | None, always: bool = False) -> str | No
     if value is None:
         return None
     there = folder / os.path.expanduser(value)
-    return str(there) if always or _is_path(value) or there.exists() else value
+    # What lies under that name in the working folder is none: whoever opens the name would take it.
+    return value if may_be_name(value) and not always and not there.exists() else str(there)
 
 
 def _text(path: Path, key: str, value: Any) -> str:

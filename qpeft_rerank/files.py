@@ -129,27 +129,36 @@ def atomic_write(target: str | Path | TextIO) -> Iterator[TextIO]:
             yield from _replace(path, zipped=str(target).endswith(".gz"))
 
 
-def _replace(path: Path, zipped: bool) -> Iterator[TextIO]:
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well and goes when not."""
     # Not tempfile: its files are private (mode 0600), ours follow the user's umask like any other file.
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
-        with open(temporary, "xb", buffering=BUFFER) as raw:
-            if zipped:
-                packed = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
-                with packed, io.BufferedWriter(packed, BUFFER) as wide:
-                    with io.TextIOWrapper(wide, encoding="utf-8", newline="\n") as text:
-                        yield text
-            else:
-                text = io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
-                yield text
-                text.flush()
-                text.detach()
-            raw.flush()
-            os.fsync(raw.fileno())
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)  # some libraries write private files
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _replace(path: Path, zipped: bool) -> Iterator[TextIO]:
+    with replacing(path) as temporary, open(temporary, "wb", buffering=BUFFER) as raw:
+        if zipped:
+            packed = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
+            with packed, io.BufferedWriter(packed, BUFFER) as wide:
+                with io.TextIOWrapper(wide, encoding="utf-8", newline="\n") as text:
+                    yield text
+        else:
+            text = io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
+            yield text
+            text.flush()
+            text.detach()
+        raw.flush()
+        os.fsync(raw.fileno())
 
 
 @contextmanager

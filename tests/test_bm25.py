@@ -71,6 +71,13 @@ def test_hits_cuts_the_ranking(index):
     assert docids(next(search(index, {"1": "green fruit"}, hits=1))) == ["7"]
 
 
+def test_the_query_itself_is_left_out_when_asked_for_and_the_next_one_moves_up(index):
+    topics = {"7": "green fruit", "007": "green fruit", "1": "green fruit", "tie-a": "identical"}
+    rankings = list(search(index, topics, hits=1, remove_query=True))
+    assert [docids(ranking) for ranking in rankings] == [["007"], ["7"], ["7"], ["tie-b"]]
+    assert [docids(ranking) for ranking in search(index, {"7": "pears"}, remove_query=True)] == [[]]
+
+
 def test_k1_and_b_change_the_scores(index):
     default, other = (
         next(search(index, {"1": "green fruit"}, **options)).docs for options in ({}, {"k1": 2.0, "b": 0.9})

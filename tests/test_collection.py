@@ -53,6 +53,40 @@ def test_names_without_a_file_are_kept(tmp_path):
     assert collection.passages() == {"index": "msmarco-v1-passage"}
 
 
+def test_a_bare_file_name_is_beside_the_toml_file_and_never_in_the_working_folder(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    for name in ("topics.tsv", "qrels.txt", "run-of-mine", "squad/segments_1"):
+        (elsewhere / name).parent.mkdir(exist_ok=True, parents=True)
+        (elsewhere / name).touch()
+    monkeypatch.chdir(elsewhere)
+    text = (
+        'index = "squad"\n[topics]\ntest = "topics.tsv"\ndev = "run-of-mine"\n[qrels]\ntest = "qrels.txt"\n'
+    )
+    collection = load_collection(write(tmp_path, text))
+    assert collection.topics_of("test") == str(tmp_path / "topics.tsv")
+    assert collection.topics_of("dev") == str(tmp_path / "run-of-mine")
+    assert collection.qrels_of("test") == str(tmp_path / "qrels.txt")
+    assert collection.index == collection.index_folder() == str(tmp_path / "squad")
+
+
+def test_a_bare_index_name_is_a_folder_where_one_is_or_is_to_be(tmp_path):
+    toml = write(tmp_path, 'index = "squad"\ncorpus = "corpus.jsonl"\n')
+    assert load_collection(toml).index_folder() == str(tmp_path / "squad"), "where it is built"
+    assert load_collection(toml).passages() == {"corpus": str(tmp_path / "corpus.jsonl")}
+    (tmp_path / "squad").mkdir()
+    assert load_collection(toml).index == load_collection(toml).index_folder() == str(tmp_path / "squad")
+    assert load_collection(toml).passages() == {"index": str(tmp_path / "squad")}
+
+
+def test_the_index_folder_of_a_file_named_relatively(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub", 'index = "indexes/squad"\n')
+    monkeypatch.chdir(tmp_path)
+    assert load_collection("sub/squad.toml").index_folder() == "sub/indexes/squad"
+    monkeypatch.chdir(tmp_path / "sub")
+    assert load_collection("squad.toml").index_folder() == "indexes/squad"
+
+
 def test_absolute_and_home_paths_stay(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     collection = load_collection(write(tmp_path, 'index = "~/index"\ncorpus = "/data/corpus.jsonl"\n'))

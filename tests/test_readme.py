@@ -53,8 +53,12 @@ def test_every_flag_that_the_readme_names_exists(capsys: pytest.CaptureFixture[s
     for verb in ("index", "bm25", "train", "rerank", "evaluate", "convert", "demo"):
         main([verb, "--help"])
         help_texts.append(capsys.readouterr().out)
-    known = set(re.findall(r"--[a-z][a-z0-9-]*", " ".join(help_texts))) | {"--extra-index-url", "--help"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", README)) <= known
+    known = set(re.findall(r"--[a-z][a-z0-9-]*", " ".join(help_texts))) | {
+        "--extra-index-url",
+        "--help",
+        "--nproc_per_node",
+    }
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", README)) <= known
 
 
 def test_every_file_that_the_readme_names_exists() -> None:

@@ -80,18 +80,21 @@ def _dispatch(arguments: list[str]) -> None:
     prog, verb = f"qpeft {name}", getattr(module, "VERB", None)
     if verb is None:
         form = _form(prog, module, rest)
-        rest.remove(form)
+        rest = rest[1:]
         prog, verb = f"{prog} {form}", module.VERBS[form]
     verb.run(_parse(verb, prog, rest))
 
 
 def _form(prog: str, module: Any, arguments: list[str]) -> str:
-    """Which of the verb's forms is named."""
+    """Which of the verb's forms is named: the first argument, as later ones may be values of flags."""
     forms = module.VERBS
-    form = next((a for a in arguments if not a.startswith("-")), None)
+    form = arguments[0] if arguments else None
+    if form in ("-h", "--help"):
+        _forms_parser(prog, module).parse_args([form])
     if form is None:
-        _forms_parser(prog, module).parse_args(arguments)
         raise UsageError(f"name a form: {', '.join(forms)} (see {prog} --help)")
+    if form.startswith("-"):
+        raise UsageError(f"name the form first, before {form}: {' or '.join(f'{prog} {f}' for f in forms)}")
     if form not in forms:
         raise UsageError(f"there is no form {form!r}{_suggestion(form, forms)}; there are {', '.join(forms)}")
     return form

@@ -22,6 +22,9 @@ class Bm25Options(OutputRunOptions, TopicsOptions):
     k1: float = option(0.9, "BM25: how soon more occurrences of a word stop counting", least=0)
     b: float = option(0.4, "BM25: how much the length of a passage counts, from 0 to 1", least=0, most=1)
     rm3: bool = option(False, "expand topics with RM3 pseudo-relevance feedback")
+    remove_query: bool = option(
+        False, "leave out the passage whose id is the topic's (ArguAna, Quora: queries are passages)"
+    )
     threads: int = option(1, "threads that search", least=1)
 
 
@@ -38,7 +41,14 @@ def run(options: Bm25Options) -> None:
     check_output(options.output)
     topics = options.read_topics()
     rankings = search(
-        index, topics, hits=options.hits, k1=options.k1, b=options.b, rm3=options.rm3, threads=options.threads
+        index,
+        topics,
+        hits=options.hits,
+        k1=options.k1,
+        b=options.b,
+        rm3=options.rm3,
+        threads=options.threads,
+        remove_query=options.remove_query,
     )
     write_run(
         with_progress(rankings, "bm25", " topics", len(topics)), options.output, options.runtag or "bm25"

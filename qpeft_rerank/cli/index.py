@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from qpeft_rerank.cli.options import Verb, option
 from qpeft_rerank.cli.shared_options import CollectionOptions
@@ -34,14 +35,17 @@ def run(options: IndexOptions) -> None:
     """Build the index and say on stderr how many passages it holds."""
     from qpeft_rerank.bm25 import build_index
     from qpeft_rerank.cli.progress import progress_bar
+    from qpeft_rerank.lucene import is_index
 
     collection = options.load()
     corpus = options.corpus or (collection.required("corpus") if collection else None)
-    output = options.output or (collection.required("index") if collection else None)
+    output = options.output or (collection.index_folder() if collection else None)
     if corpus is None:
         raise InputError("no corpus given: name it with --corpus, or a collection file with -c")
     if output is None:
         raise InputError("no index folder given: name it with --output, or a collection file with -c")
+    if not options.overwrite and is_index(Path(output)):
+        raise InputError(f"{output}: there is an index already; --overwrite replaces it")
     with progress_bar("index", " passages") as bar:
         count = build_index(
             corpus,

@@ -58,15 +58,19 @@ class TopicsOptions(CollectionOptions):
         "title", "which part of TREC <top> topics is the query", choices=("title", "desc", "narr")
     )
 
+    def topics_source(self) -> str:
+        """File or name of the topics. Raises `InputError` if nothing names them."""
+        if self.topics is not None:
+            return self.topics
+        if (collection := self.load()) is not None:
+            return collection.topics_of(self.chosen_split)
+        raise InputError("no topics given: name them with --topics, or a collection file with -c")
+
     def read_topics(self) -> dict[str, str]:
         """``qid -> text``. Raises `InputError` if nothing names the topics, or there are none."""
         from qpeft_rerank.topics import read_topics
 
-        source = self.topics
-        if source is None and (collection := self.load()) is not None:
-            source = collection.topics_of(self.chosen_split)
-        if source is None:
-            raise InputError("no topics given: name them with --topics, or a collection file with -c")
+        source = self.topics_source()
         topics = read_topics(source, topics_format=self.topics_format, field=self.topics_field)
         if not topics:
             raise InputError(f"{source}: there are no topics in it")

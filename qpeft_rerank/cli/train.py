@@ -27,6 +27,7 @@ from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.training.config import TrainingConfig
 
 if TYPE_CHECKING:
+    from qpeft_rerank.passages import Passages
     from qpeft_rerank.training.loop import Judged, Listener
 
 _log = logging.getLogger(__name__)
@@ -75,14 +76,36 @@ class TrainOptions(
 
         if self.dev_run is None:
             return None
-        collection = self.load()
-        topics = self.dev_topics_file or (collection.topics_of(self.dev_split) if collection else None)
-        qrels = self.dev_qrels or (collection.qrels_of(self.dev_split) if collection else None)
+        topics, qrels = self.development_sources()
         return Judged(
             read_run(self.dev_run),
             read_topics(topics) if topics else data.topics,
             read_qrels(qrels) if qrels else data.qrels,
         )
+
+    def development_sources(self) -> tuple[str | None, str | None]:
+        """File or name of the development topics and qrels; None: those of the training."""
+        collection = self.load()
+        return (
+            self.dev_topics_file or (collection.topics_of(self.dev_split) if collection else None),
+            self.dev_qrels or (collection.qrels_of(self.dev_split) if collection else None),
+        )
+
+    def sources(self, run: str, passages: Passages) -> dict[str, Any]:
+        """Where all data come from, for the record of the training."""
+        collection = self.load()
+        named = {
+            "run": run,
+            "topics": self.topics_source(),
+            "qrels": self.qrels_source(),
+            "passages": passages.name,
+        }
+        if collection is not None:
+            named |= {"collection": collection.name, "split": self.chosen_split}
+        if self.dev_run is not None:
+            topics, qrels = self.development_sources()
+            named |= {"dev_run": self.dev_run, "dev_topics": topics, "dev_qrels": qrels}
+        return named
 
 
 def run(options: TrainOptions) -> None:
@@ -93,13 +116,16 @@ def run(options: TrainOptions) -> None:
         raise InputError("no output given: name the adapter folder with --output")
     if not options.settings.trainable:
         raise InputError(f"--method {options.settings.method} has nothing to train; rerank takes it as it is")
+    options.training.check_development(options.dev_run is not None)
     source = options.run_source()
 
     from qpeft_rerank.cli.progress import progress_bar
     from qpeft_rerank.models.base import load_base
+    from qpeft_rerank.training.folder import check_folder
     from qpeft_rerank.training.loop import Judged, train
     from qpeft_rerank.trec import read_qrels, read_run
 
+    check_folder(options.output, options.resume)
     data = Judged(read_run(source), options.read_topics(), read_qrels(options.qrels_source()))
     dev = options.development(data)
     if dev is None:
@@ -118,6 +144,7 @@ def run(options: TrainOptions) -> None:
             options.resume,
             options.depth,
             _listener(bar),
+            options.sources(source, passages),
         )
     _log.info(
         "%s: %s with %s trained parameters, epoch %s",

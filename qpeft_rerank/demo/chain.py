@@ -32,6 +32,7 @@ TRAINING = TrainingConfig(
     train_topics=0, dev_topics=0, batch_size=4, epochs=4, patience=2, learning_rate=1e-3
 )
 SHOWN_PASSAGES = 4
+MARKER = ".qpeft-demo"  # written before all else: the folder may be used again, even after a kill
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,11 @@ def _prepare(folder: Path) -> Path:
     import shutil
 
     if folder.exists() and (
-        not folder.is_dir() or (any(folder.iterdir()) and not (folder / "run.demo.bm25.test.txt").exists())
+        not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARKER).exists())
     ):
         raise InputError(f"{folder} is there already and holds no earlier demo: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
     for path in folder.iterdir():
         if path.name.startswith("adapter."):
             shutil.rmtree(path)

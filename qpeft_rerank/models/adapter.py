@@ -8,8 +8,6 @@ its tokenizer: scores of another base model would be noise, so loading on one is
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from qpeft_rerank.errors import AdapterError, InputError
+from qpeft_rerank.files import atomic_write, replacing
 from qpeft_rerank.models.base import BaseModel, load_base, same_weights
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.likelihood import QueryLikelihood
@@ -59,12 +58,12 @@ def save_adapter(
         },
         "trained_parameters": sum(p.numel() for p in scorer.trained_parameters().values()),
     }
-    with _replacing(folder / WEIGHTS_FILE) as temporary:
+    with replacing(folder / WEIGHTS_FILE) as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
-    _write(folder / CARD_FILE, model_card(config, training or {}))
-    _write(
-        folder / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    )  # last: it makes the folder whole
+    with atomic_write(folder / CARD_FILE) as stream:
+        stream.write(model_card(config, training or {}))
+    with atomic_write(folder / CONFIG_FILE) as stream:  # last: it makes the folder whole
+        stream.write(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     return folder
 
 
@@ -230,29 +229,3 @@ def _check_base(
             f"{folder} was trained for another base model than {base.name!r} "
             f"(for {trained_on['name']!r}): {hint}"
         )
-
-
-class _replacing:
-    """A temporary path beside ``path`` that takes its place when the block ends well and is removed when
-    not.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> str:
-        handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        os.close(handle)
-        return self.temporary
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is None:
-            os.chmod(self.temporary, 0o644)
-            os.replace(self.temporary, self.path)
-        else:
-            os.unlink(self.temporary)
-
-
-def _write(path: Path, text: str) -> None:
-    with _replacing(path) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.measures import parse_measures
 
 SCHEDULES = ("constant", "linear")
 MIXED_PRECISION = ("no", "bf16", "fp16")
@@ -74,6 +75,13 @@ class TrainingConfig:
                 raise InputError(f"{f.name}: {value!r} is not at least {least}")
         if self.warmup >= 1:
             raise InputError(f"warmup: {self.warmup!r} is a share of the steps, below 1")
+        if self.select != "loss":
+            _check_measure(self.select)
+
+    def check_development(self, there: bool) -> None:
+        """Raises `InputError` if epochs are to be chosen by a measure and no development data are there."""
+        if self.select != "loss" and not there:
+            raise InputError(f"select: there is no development run to measure {self.select} on")
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """The learning rate of a step (from 0) out of ``steps`` planned ones."""
@@ -83,3 +91,12 @@ class TrainingConfig:
         if self.schedule == "linear":
             return self.learning_rate * max(0.0, (steps - step) / max(1, steps - warmup))
         return self.learning_rate
+
+
+def _check_measure(name: Any) -> None:
+    try:
+        found = [measure.spelling for measure in parse_measures([name])]
+    except (InputError, AttributeError) as error:
+        raise InputError(f"select: {name!r} is neither 'loss' nor a measure: {error}") from error
+    if found != [name]:
+        raise InputError(f"select: {name!r} is not one measure but {', '.join(found)}")

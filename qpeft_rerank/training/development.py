@@ -12,9 +12,10 @@ from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passages
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.reranking import rerank
+from qpeft_rerank.scoring import BatchLimits
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.groups import TrainingTopic, epoch_groups, step_pairs, training_topics
-from qpeft_rerank.training.step import PairLosses, step_loss
+from qpeft_rerank.training.step import PairLosses, memory_told, step_loss
 from qpeft_rerank.trec import Ranking
 
 
@@ -30,8 +31,11 @@ class Judged:
 class Development:
     """Fixed development groups and rankings, and what a scorer makes of them."""
 
-    def __init__(self, dev: Judged, passages: Passages, training: TrainingConfig, depth: int):
+    def __init__(
+        self, dev: Judged, passages: Passages, training: TrainingConfig, depth: int, limits: BatchLimits
+    ):
         self.training, self.passages, self.depth, self.queries = training, passages, depth, dev.topics
+        self.limits = limits
         rankings = list(dev.run)
         self.topics: list[TrainingTopic] = training_topics(
             rankings, dev.topics, dev.qrels, training.dev_topics, training.seed, training.negative_depth
@@ -53,13 +57,16 @@ class Development:
             for start in range(0, len(groups), rows):
                 part = groups[start : start + rows]
                 step = step_pairs(part, self.passages, self.training.in_batch)
-                total += step_loss(PairLosses(scorer), scorer, step, self.training.margin).item() * len(part)
+                with memory_told(rows):
+                    loss = step_loss(PairLosses(scorer), scorer, step, self.training.margin, self.limits)
+                total += loss.item() * len(part)
         return total / len(groups)
 
     def rerank(self, scorer: QueryLikelihood) -> Iterator[Ranking]:
         """The development run, reranked."""
         scorer.eval()
-        return rerank(self.rankings, self.queries, self.passages, Reranker(scorer), self.depth)
+        reranker = Reranker(scorer, self.limits.tokens, self.limits.pairs)
+        return rerank(self.rankings, self.queries, self.passages, reranker, self.depth)
 
     def measure(self, rankings: Iterable[Ranking]) -> dict[str, float]:
         """Means of the measures over the sampled development topics."""

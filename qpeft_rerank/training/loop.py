@@ -12,12 +12,12 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import atomic_write
@@ -27,16 +27,19 @@ from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passages
 from qpeft_rerank.record import run_record
+from qpeft_rerank.scoring import default_limits
 from qpeft_rerank.training.activations import recompute_activations
-from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, load_state, save_checkpoint
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.development import Development, Judged
+from qpeft_rerank.training.facts import card_facts, describe_base
+from qpeft_rerank.training.folder import CHECKPOINT, CURVES_FILE, DEV_RUN_FILE, RECORD_FILE, check_folder
 from qpeft_rerank.training.groups import check_passages, epoch_groups, step_pairs, training_topics
-from qpeft_rerank.training.step import PairLosses, step_loss
+from qpeft_rerank.training.state import State, begin_or_resume, from_main, save_state
+from qpeft_rerank.training.step import PairLosses, memory_told, step_loss
 from qpeft_rerank.trec import write_run
 
-RECORD_FILE, CURVES_FILE = "training.json", "training.png"
-DEV_RUN_FILE, CHECKPOINT = "run.dev.txt", "checkpoint"
+# The main process measures a development run alone while the others wait; by itself torch gives up sooner.
+LONGEST_WAIT = timedelta(hours=12)
 
 
 @dataclass
@@ -46,18 +49,6 @@ class Listener:
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None
     on_epoch: Callable[[Mapping[str, Any]], None] = lambda facts: None
     on_resume: Callable[[int], None] = lambda step: None
-
-
-@dataclass
-class _State:
-    """Where a training stands; goes to and from JSON."""
-
-    step: int = 0
-    losses: list[float] = field(default_factory=list)  # of the epoch under way
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int | None = None
-    best_value: float | None = None
-    seconds: float = 0.0
 
 
 def train(
@@ -71,6 +62,7 @@ def train(
     resume: bool = False,
     depth: int = 100,
     listener: Listener | None = None,
+    sources: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train an adapter and write its folder.
 
@@ -89,18 +81,28 @@ def train(
         resume: go on from the folder's checkpoint.
         depth: how many candidates of a development topic are reranked.
         listener: hears of steps and epochs.
+        sources: where the data come from, JSON-ready (``run``, ``collection`` ...): for the record and the
+            model card, and a condition of resuming.
 
     Raises:
-        InputError: there is nothing to train or to learn from, or the folder holds a training that is not to
-            be resumed.
+        InputError: there is nothing to train or to learn from, nothing to choose the epoch by as ``training``
+            says, memory does not do for a step, or the folder cannot be written or holds a training that is
+            not to be resumed.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
     if not settings.trainable:
         raise InputError(f"method {settings.method!r} has nothing to train")
     listener, output, started = listener or Listener(), Path(output), time.monotonic()
+    sources = sources or {}
+    training.check_development(dev is not None)
+    check_folder(output, resume)
     try:
-        accelerator = Accelerator(cpu=base.device.type == "cpu", mixed_precision=training.mixed_precision)
+        accelerator = Accelerator(
+            cpu=base.device.type == "cpu",
+            mixed_precision=training.mixed_precision,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+        )
     except ValueError as error:  # not possible on this device, or the process trained otherwise before
         raise InputError(f"mixed_precision: {' '.join(str(error).split())}") from error
     torch.manual_seed(training.seed)  # initial weights, the same in every process
@@ -122,22 +124,27 @@ def train(
         data.run, data.topics, data.qrels, training.train_topics, training.seed, training.negative_depth
     )
     check_passages(topics, passages)
-    measured = None if dev is None else Development(dev, passages, training, depth)
+    limits = default_limits(scorer)  # once: what a step leaves allocated is free memory for the next one
+    measured = None if dev is None else Development(dev, passages, training, depth, limits)
     everything = {
         "adapter": settings.to_dict(),
         "training": asdict(training),
-        "base_model": base.name,
+        "base_model": describe_base(base),
+        "processes": accelerator.num_processes,
+        "sources": dict(sources),
         "topics": [t.qid for t in topics],
         "depth": depth,
         "development_topics": [] if measured is None else [t.qid for t in measured.topics],
     }
-    state = _start(output, everything, weights, optimizer, resume, listener)
+    state = begin_or_resume(output, everything, weights, optimizer)
+    if state.step:
+        listener.on_resume(state.step)
     rows, me = training.batch_size, accelerator.process_index
     per_step = rows * accelerator.num_processes
     steps_per_epoch = -(-len(topics) // per_step)
 
     if state.step == 0 and not state.epochs and accelerator.is_main_process:
-        _finish_epoch(state, 0, None, measured, scorer, training, output, listener)
+        _finish_epoch(state, 0, None, measured, scorer, training, output, listener, sources)
     for epoch in range(state.step // steps_per_epoch + 1, training.epochs + 1):
         if _patience_is_over(state, training, measured):
             break
@@ -147,9 +154,10 @@ def train(
             torch.manual_seed(_seed(training.seed, state.step, me))  # dropout, the same when resumed
             pairs = step_pairs(mine, passages, training.in_batch)
             scorer.train()
-            with accelerator.autocast():
-                loss = step_loss(model, scorer, pairs, training.margin) / training.accumulate
-            accelerator.backward(loss)
+            with memory_told(rows):
+                with accelerator.autocast():
+                    loss = step_loss(model, scorer, pairs, training.margin, limits) / training.accumulate
+                accelerator.backward(loss)
             state.step += 1
             last = place + 1 == steps_per_epoch
             if updates := (place + 1) % training.accumulate == 0 or last:
@@ -163,14 +171,14 @@ def train(
             listener.on_step(state.step, steps_per_epoch * training.epochs, state.losses[-1])
             between = training.checkpoint_steps and state.step % training.checkpoint_steps == 0 and not last
             if between and updates and accelerator.is_main_process:
-                _save(output, state, everything, weights, optimizer, started)
+                save_state(output, state, everything, weights, optimizer, started)
         if accelerator.is_main_process:
             mean = sum(state.losses) / len(state.losses)
-            _finish_epoch(state, epoch, mean, measured, scorer, training, output, listener)
-        state = _from_main(state, accelerator)
+            _finish_epoch(state, epoch, mean, measured, scorer, training, output, listener, sources)
+        state = from_main(state, accelerator)
         state.losses = []
         if accelerator.is_main_process:
-            _save(output, state, everything, weights, optimizer, started)
+            save_state(output, state, everything, weights, optimizer, started)
     record = {
         **run_record(everything),
         "epochs": state.epochs,
@@ -185,7 +193,7 @@ def train(
 
 
 def _finish_epoch(
-    state: _State,
+    state: State,
     epoch: int,
     train_loss: float | None,
     dev: Development | None,
@@ -193,6 +201,7 @@ def _finish_epoch(
     training: TrainingConfig,
     output: Path,
     listener: Listener,
+    sources: Mapping[str, Any],
 ) -> None:
     """Measure on the development data, note it, keep the adapter if it is the best so far."""
     facts: dict[str, Any] = {"epoch": epoch, "train_loss": train_loss}
@@ -207,69 +216,17 @@ def _finish_epoch(
             state.best_value = value
     if better:
         state.best_epoch = epoch
-        save_adapter(output, scorer, _card(training, state, facts))
+        save_adapter(output, scorer, card_facts(training, facts, sources))
     state.epochs.append(facts)
     listener.on_epoch({**facts, "best": better})
 
 
-def _patience_is_over(state: _State, training: TrainingConfig, dev: Development | None) -> bool:
+def _patience_is_over(state: State, training: TrainingConfig, dev: Development | None) -> bool:
     return (
         dev is not None
         and state.best_epoch is not None
         and state.epochs[-1]["epoch"] - state.best_epoch >= training.patience
     )
-
-
-def _start(
-    output: Path,
-    everything: dict[str, Any],
-    weights: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    resume: bool,
-    listener: Listener,
-) -> _State:
-    """A fresh state, or that of the folder's checkpoint."""
-    folder = output / CHECKPOINT
-    if not has_checkpoint(folder):
-        if (output / RECORD_FILE).exists():
-            raise InputError(f"{output} holds a finished training: choose another folder or remove it")
-        return _State()  # new, or killed before the first checkpoint
-    if not resume:
-        raise InputError(f"{output} holds an unfinished training: resume it (--resume) or remove {folder}")
-    before = load_state(folder)["settings"]
-    for key, value in json.loads(json.dumps(everything)).items():
-        if before.get(key) != value:
-            raise InputError(
-                f"cannot resume: {key} differs from what the training in {output} was begun with"
-            )
-    saved = load_checkpoint(folder, weights, optimizer)
-    del saved["settings"]
-    state = _State(**saved)
-    listener.on_resume(state.step)
-    return state
-
-
-def _save(
-    output: Path,
-    state: _State,
-    everything: dict[str, Any],
-    weights: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    started: float,
-) -> None:
-    seconds = round(state.seconds + time.monotonic() - started, 1)
-    save_checkpoint(
-        output / CHECKPOINT, {**asdict(state), "seconds": seconds, "settings": everything}, weights, optimizer
-    )
-
-
-def _from_main(state: _State, accelerator: Any) -> _State:
-    """The main process's state, for all: it alone measured the epoch."""
-    if accelerator.num_processes == 1:
-        return state
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([state])[0]
 
 
 def _write_results(output: Path, record: dict[str, Any], base: BaseModel, dev: Development | None) -> None:
@@ -284,21 +241,6 @@ def _write_results(output: Path, record: dict[str, Any], base: BaseModel, dev: D
     with atomic_write(output / RECORD_FILE) as stream:
         json.dump(record, stream, indent=2, ensure_ascii=False)
     shutil.rmtree(output / CHECKPOINT, ignore_errors=True)
-
-
-def _card(training: TrainingConfig, state: _State, facts: Mapping[str, Any]) -> dict[str, Any]:
-    lines = {
-        "epoch": facts["epoch"],
-        "training topics": training.train_topics or "all",
-        "seed": training.seed,
-        "loss": f"pairwise hinge, margin {training.margin}",
-        "learning rate": training.learning_rate,
-    }
-    if "dev_loss" in facts:
-        lines["development loss"] = f"{facts['dev_loss']:.4f}"
-    for name, value in facts.get("dev", {}).items():
-        lines[f"development {name}"] = f"{value:.4f}"
-    return lines
 
 
 def _seed(seed: int, step: int, process: int) -> int:

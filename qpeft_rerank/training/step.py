@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.batch import Batch
 from qpeft_rerank.models.likelihood import QueryLikelihood
-from qpeft_rerank.scoring import Plan, default_limits
+from qpeft_rerank.scoring import BatchLimits, Plan, out_of_memory
 from qpeft_rerank.training.groups import StepPairs
 from qpeft_rerank.training.loss import pairwise_hinge
 
@@ -25,9 +27,19 @@ class PairLosses(nn.Module):
         return torch.cat([-self.scorer(batch) for batch in batches])
 
 
-def step_loss(model: nn.Module, scorer: QueryLikelihood, step: StepPairs, margin: float) -> Tensor:
-    """The loss of one step; each pair goes through the model once, however many comparisons it serves."""
-    plan = Plan(scorer, scorer.encoder.encode(step.pairs), default_limits(scorer))
+def step_loss(
+    model: nn.Module, scorer: QueryLikelihood, step: StepPairs, margin: float, limits: BatchLimits
+) -> Tensor:
+    """The loss of one step; each pair goes through the model once, however many comparisons it serves.
+
+    Args:
+        model: `PairLosses` of the scorer, or a wrapper around it.
+        scorer: encodes the pairs.
+        step: pairs and comparisons.
+        margin: see `pairwise_hinge`.
+        limits: sizes of the batches that the pairs are cut into.
+    """
+    plan = Plan(scorer, scorer.encoder.encode(step.pairs), limits)
     batches, start = [], 0
     while start < len(plan.order):
         indices = plan.batch(start)
@@ -36,3 +48,20 @@ def step_loss(model: nn.Module, scorer: QueryLikelihood, step: StepPairs, margin
     losses = torch.empty(len(plan.order), device=scorer.base.device)
     losses = losses.index_copy(0, torch.tensor(plan.order, device=losses.device), model(batches))
     return pairwise_hinge(losses[step.positive], losses[step.negative], margin)
+
+
+@contextmanager
+def memory_told(batch_size: int) -> Iterator[None]:
+    """Where memory runs out within, an `InputError` that says what to do.
+
+    A step cannot be cut smaller by itself: all its pairs are compared with each other.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(
+            f"out of memory in a training step with batch_size {batch_size}: take a smaller batch_size with "
+            "accumulate, or checkpoint_activations"
+        ) from error

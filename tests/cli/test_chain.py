@@ -158,6 +158,8 @@ WRONG_TRAIN = [
     (["--qrels", "no.txt"], "no.txt"),
     (["--dev-run", "no.txt"], "no.txt"),
     (["--dev-run", "run.txt", "--dev-split", "other"], "there are train, dev, test"),
+    (["--select", "ndgc"], "select: 'ndgc' is neither 'loss' nor a measure"),
+    (["--select", "nDCG@10"], "select: there is no development run"),
 ]
 
 
@@ -168,6 +170,24 @@ def test_a_wrong_train_is_an_error_and_makes_no_adapter(collection, tiny_model, 
     errors = [line for line in err.splitlines() if line.startswith("qpeft train: error: ")]
     assert out == "" and len(errors) == 1 and word in errors[0] and "Traceback" not in err
     assert not (collection / "adapter" / "adapter_config.json").exists()
+
+
+def test_an_output_that_cannot_be_is_said_before_the_model_is_loaded(collection, capsys):
+    for output, word in (("run.txt", "run.txt is a file"), ("run.txt/adapter", "run.txt is a file")):
+        assert train("--output", output, model="nowhere/model") == 2
+        assert word in capsys.readouterr().err
+
+
+def test_the_record_of_a_training_names_its_sources(collection, tiny_model):
+    assert train("--output", "adapter", model=tiny_model) == 0
+    assert json.loads((collection / "adapter" / "training.json").read_text())["settings"]["sources"] == {
+        "run": "run.txt",
+        "topics": "topics.tsv",
+        "qrels": "qrels.txt",
+        "passages": "corpus.jsonl",
+        "collection": "small",
+        "split": "train",
+    }
 
 
 @pytest.mark.parametrize("arguments, word", [(["--model", "x"], "--output"), (["--output", "x"], "--model")])
@@ -254,11 +274,21 @@ def test_convert_to_dpr_and_back(collection, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_folder_may_be_named_like_a_form(collection, capsys):
+    main(["convert", "dpr", "--output", "dpr", "no.json"])
+    assert capsys.readouterr().err == "qpeft convert: error: JSON file not found: no.json\n"
+
+
 @pytest.mark.parametrize(
     "arguments, line",
     [
         ([], "qpeft convert: error: name a form: dpr, to-dpr (see qpeft convert --help)"),
         (["drp"], "qpeft convert: error: there is no form 'drp' (did you mean dpr?); there are dpr, to-dpr"),
+        (
+            ["--output", "nq", "dpr", "x.json"],
+            "qpeft convert: error: name the form first, before --output: "
+            "qpeft convert dpr or qpeft convert to-dpr",
+        ),
         (["dpr"], "qpeft convert: error: no file given: name a DPR JSON file, or '-' for stdin"),
         (["dpr", "x.json"], "qpeft convert: error: no folder given: name one with --output"),
         (["dpr", "x.json", "--output", "back"], "qpeft convert: error: JSON file not found: x.json"),

@@ -82,3 +82,17 @@ def test_the_demo_leaves_a_folder_that_is_not_its_own_alone(tmp_path: Path) -> N
     with pytest.raises(InputError, match="holds no earlier demo"):
         next(chain.run_demo(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_demo_that_was_killed_at_its_start_may_be_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        (tmp_path / "demo" / ".index.building-x").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chain, "build_index", killed)
+    with pytest.raises(KeyboardInterrupt):
+        next(chain.run_demo(tmp_path / "demo"))
+    monkeypatch.setattr(chain, "build_index", lambda *_, **__: 192)
+    assert next(chain.run_demo(tmp_path / "demo")).startswith("index     192 passages")

@@ -22,11 +22,21 @@ from qpeft_rerank.training.config import TrainingConfig
         ("mixed_precision", "fp8"),
         ("batch_size", "many"),
         ("learning_rate", float("nan")),
+        ("select", "ndgc"),
+        ("select", "nDCG@10 RR@10"),
+        ("select", "P"),
+        ("select", ""),
+        ("select", None),
     ],
 )
 def test_an_impossible_value_is_an_error_that_names_the_setting(name: str, value: object) -> None:
     with pytest.raises(InputError, match=f"^{name}: "):
         TrainingConfig(**{name: value})
+
+
+@pytest.mark.parametrize("measure", ["loss", "nDCG@10", "recip_rank", "ndcg_cut.10"])
+def test_epochs_are_chosen_by_the_loss_or_one_measure(measure: str) -> None:
+    assert TrainingConfig(select=measure).select == measure
 
 
 def test_the_learning_rate_rises_then_stays_or_falls() -> None:

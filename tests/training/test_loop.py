@@ -7,6 +7,8 @@ import math
 import os
 import subprocess
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,12 @@ from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.reranking import rerank
+from qpeft_rerank.scoring import BatchLimits, default_limits
+from qpeft_rerank.training import loop
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.groups import epoch_groups, step_pairs, training_topics
-from qpeft_rerank.training.loop import Judged, Listener, PairLosses, step_loss, train
+from qpeft_rerank.training.loop import Judged, Listener, train
+from qpeft_rerank.training.step import PairLosses, step_loss
 from qpeft_rerank.trec import Ranking, ScoredDoc, load_run
 
 THEMES = ["bees", "salt", "lamps", "rivers", "stone", "camels"]
@@ -206,14 +211,18 @@ def test_a_training_is_resumed_under_its_own_settings_only(base: BaseModel, tmp_
     with pytest.raises(Killed):
         run(base, output, listener=Listener(on_epoch=kill))
     for changes, what in (
-        ({"training": changed(learning_rate=1.0)}, "training"),
+        ({"training": changed(learning_rate=1.0)}, "training.learning_rate"),
         ({"method": "qpeft-r"}, "adapter"),
+        ({"sources": {"run": "other.txt"}}, "sources.run"),
+        ({"base": replace(base, revision="v2")}, "base_model.revision"),
+        ({"base": replace(base, lora="a-lora")}, "base_model.lora"),
+        ({"base": replace(base, model=deepcopy(base.model).to(torch.bfloat16))}, "base_model.dtype"),
         ({"data": Judged(RUN[:4], TOPICS, QRELS)}, "topics"),
         ({"depth": 3}, "depth"),
         ({"dev": None}, "development_topics"),
     ):
         with pytest.raises(InputError, match=f"cannot resume: {what}"):
-            run(base, output, resume=True, **changes)
+            run(**{"base": base, "output": output, "resume": True, **changes})
     run(base, output, resume=True)
 
 
@@ -234,6 +243,70 @@ def test_nothing_to_train_or_to_learn_from_is_an_error(base: BaseModel, tmp_path
     assert not (tmp_path / "adapter").exists()
 
 
+def forbidden() -> Any:
+    raise AssertionError("the run was read")
+    yield
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_read(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    never = Judged(forbidden(), TOPICS, QRELS)
+    for output, what in (
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "adapter", "is a file"),
+        (tmp_path / ("a" * 300), "cannot be the output folder"),
+    ):
+        with pytest.raises(InputError, match=what):
+            run(base, output, data=never)
+    with pytest.raises(InputError, match="select: there is no development run"):
+        run(base, tmp_path / "adapter", changed(select="RR@10"), dev=None, data=never)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_an_error(base: BaseModel, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(InputError, match="no permission to write"):
+            run(base, tmp_path / "adapter", data=Judged(forbidden(), TOPICS, QRELS))
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_record_and_card_say_where_the_data_come_from(base: BaseModel, tmp_path: Path) -> None:
+    sources = {"run": "/data/run.bm25.txt", "collection": "squad", "dev_run": None}
+    record = run(base, tmp_path / "adapter", changed(epochs=1), dev=None, sources=sources)
+    settings = record["settings"]
+    assert settings["sources"] == sources and settings["processes"] == 1
+    assert settings["base_model"]["dtype"] == "float32" and settings["base_model"]["device"] == "cpu"
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "* collection: squad\n* run: run.bm25.txt\n" in card and "/data" not in card
+
+
+def test_memory_that_runs_out_is_an_error_that_says_what_to_do(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(PairLosses, "forward", full)
+    for dev in (None, DEV):
+        with pytest.raises(
+            InputError, match="batch_size 2: take a smaller batch_size with accumulate, or ch"
+        ):
+            run(base, tmp_path / "adapter", dev=dev)
+
+
+def test_limits_are_estimated_once(base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[None] = []
+    limits = loop.default_limits
+    monkeypatch.setattr(loop, "default_limits", lambda scorer: (asked.append(None), limits(scorer))[1])
+    run(base, tmp_path / "adapter", changed(epochs=2))
+    assert len(asked) == 1
+
+
 def test_each_pair_is_run_once_per_step(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = tiny_scorer(base, "qpeft-a", prompt="hints")
     seen: list[int] = []
@@ -247,21 +320,19 @@ def test_each_pair_is_run_once_per_step(base: BaseModel, monkeypatch: pytest.Mon
     step = pairs_of_a_step()
     assert scorer.can_share  # tried once, on texts of its own
     seen.clear()
-    step_loss(PairLosses(scorer), scorer, step, 0.0)
+    step_loss(PairLosses(scorer), scorer, step, 0.0, default_limits(scorer))
     assert sum(seen) == len(step.pairs) < len(step.negative) * 2
 
 
-def test_the_loss_of_a_step_is_that_of_its_comparisons_however_it_is_batched(
-    base: BaseModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loss_of_a_step_is_that_of_its_comparisons_however_it_is_batched(base: BaseModel) -> None:
     scorer = tiny_scorer(base, "qpeft-r", prompt="hints")
     step = pairs_of_a_step()
     losses = [-float(s) for s in Reranker(scorer).score(step.pairs)]
     hinge = [max(0.0, losses[p] - losses[n] + 0.5) for p, n in zip(step.positive, step.negative, strict=True)]
     expected = sum(hinge) / len(hinge) + sum(losses[p] for p in step.positive) / len(hinge)
     for tokens in (8192, 60):
-        monkeypatch.setattr("qpeft_rerank.scoring.CPU_BATCH_TOKENS", tokens)
-        assert step_loss(PairLosses(scorer), scorer, step, 0.5).item() == pytest.approx(expected, abs=1e-4)
+        loss = step_loss(PairLosses(scorer), scorer, step, 0.5, BatchLimits(tokens))
+        assert loss.item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_accumulated_steps_equal_one_larger_step(base: BaseModel, tmp_path: Path) -> None:

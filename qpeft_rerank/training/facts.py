@@ -1,0 +1,56 @@
+"""What is written down about a training: for its record and card, and to see whether it may be resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qpeft_rerank.models.base import BaseModel
+from qpeft_rerank.training.config import TrainingConfig
+
+
+def describe_base(base: BaseModel) -> dict[str, Any]:
+    """What the base model's figures depend on, JSON-ready."""
+    quantized = getattr(base.model.config, "quantization_config", None)
+    if quantized is not None and hasattr(quantized, "to_dict"):
+        quantized = quantized.to_dict()
+    return {
+        "name": base.name,
+        "revision": base.revision,
+        "lora": base.lora,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "device": base.device.type,
+        "quantization": None if quantized is None else json.loads(json.dumps(quantized, default=str)),
+    }
+
+
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first setting that is not the same, by its dotted name."""
+    for key in sorted({*before, *now}):
+        a, b = before.get(key), now.get(key)
+        if a != b:
+            inner = first_difference(a, b) if isinstance(a, dict) and isinstance(b, dict) else None
+            return key if inner is None else f"{key}.{inner}"
+    return None
+
+
+def card_facts(
+    training: TrainingConfig, facts: Mapping[str, Any], sources: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Lines of the adapter's card: what it was trained with, and the figures of its epoch."""
+    # Names, not paths: a card is published.
+    lines = {key: Path(str(sources[key])).name for key in ("collection", "run") if sources.get(key)}
+    lines |= {
+        "epoch": facts["epoch"],
+        "training topics": training.train_topics or "all",
+        "seed": training.seed,
+        "loss": f"pairwise hinge, margin {training.margin}",
+        "learning rate": training.learning_rate,
+    }
+    if "dev_loss" in facts:
+        lines["development loss"] = f"{facts['dev_loss']:.4f}"
+    for name, value in facts.get("dev", {}).items():
+        lines[f"development {name}"] = f"{value:.4f}"
+    return lines

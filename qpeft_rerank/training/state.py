@@ -1,0 +1,79 @@
+"""Where a training stands: begun, saved after each epoch, taken up again after a kill."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qpeft_rerank.errors import InputError
+from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, load_state, save_checkpoint
+from qpeft_rerank.training.facts import first_difference
+from qpeft_rerank.training.folder import CHECKPOINT, make_folder
+
+
+@dataclass
+class State:
+    """Where a training stands; goes to and from JSON."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)  # of the epoch under way
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_value: float | None = None
+    seconds: float = 0.0
+
+
+def begin_or_resume(
+    output: Path,
+    everything: dict[str, Any],
+    weights: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> State:
+    """A fresh state (the folder is made), or that of the folder's checkpoint, whose weights are put back.
+
+    Raises:
+        InputError: the checkpoint was made with other settings than ``everything``, or is damaged.
+    """
+    folder = output / CHECKPOINT
+    if not has_checkpoint(folder):
+        make_folder(output)
+        return State()  # new, or killed before the first checkpoint
+    before = load_state(folder)["settings"]
+    differs = first_difference(before, json.loads(json.dumps(everything)))
+    if differs is not None:
+        raise InputError(
+            f"cannot resume: {differs} differs from what the training in {output} was begun with"
+        )
+    saved = load_checkpoint(folder, weights, optimizer)
+    del saved["settings"]
+    return State(**saved)
+
+
+def save_state(
+    output: Path,
+    state: State,
+    everything: dict[str, Any],
+    weights: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    started: float,
+) -> None:
+    """Replace the folder's checkpoint; ``started`` is when this process began, by `time.monotonic`."""
+    seconds = round(state.seconds + time.monotonic() - started, 1)
+    save_checkpoint(
+        output / CHECKPOINT, {**asdict(state), "seconds": seconds, "settings": everything}, weights, optimizer
+    )
+
+
+def from_main(state: State, accelerator: Any) -> State:
+    """The main process's state, for all: it alone measured the epoch."""
+    if accelerator.num_processes == 1:
+        return state
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([state])[0]
