@@ -21,11 +21,14 @@ class DemoOptions:
 
 def run(options: DemoOptions) -> None:
     """Run the chain and print its story piece by piece."""
+    from qpeft_rerank.cli.progress import progress_bar
+    from qpeft_rerank.cli.train import log_progress
     from qpeft_rerank.demo.chain import run_demo
 
-    for text in run_demo(options.output):
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    with progress_bar("train", " steps") as bar:
+        for text in run_demo(options.output, log_progress(bar)):
+            sys.stdout.write(text)
+            sys.stdout.flush()
 
 
 VERB = Verb(__doc__, "  qpeft demo --output qpeft-demo", DemoOptions, run)

@@ -143,7 +143,7 @@ def run(options: TrainOptions) -> None:
             dev,
             options.resume,
             options.depth,
-            _listener(bar),
+            log_progress(bar),
             options.sources(source, passages),
         )
     _log.info(
@@ -155,7 +155,8 @@ def run(options: TrainOptions) -> None:
     )
 
 
-def _listener(bar: Any) -> Listener:
+def log_progress(bar: Any) -> Listener:
+    """Steps on the bar, a line for each epoch."""
     from qpeft_rerank.training.loop import Listener
 
     def on_step(step: int, steps: int, loss: float) -> None:
