@@ -1,11 +1,17 @@
 """Markers: a test that needs Java or a GPU is skipped, with the reason, only where there is none."""
 
 import os
+import signal
 
 import pytest
 
 # Tests use files of their own only; without this a wrong name would wait for the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A runner in the background (nohup, a service) may ignore signals, and children would inherit that.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures, which may need what is missing

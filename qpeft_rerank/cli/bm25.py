@@ -4,11 +4,19 @@ the same documents, order and scores as Pyserini's own search.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qpeft_rerank.cli.options import Verb, option
 from qpeft_rerank.cli.shared_options import OutputRunOptions, TopicsOptions, check_output
 from qpeft_rerank.errors import InputError
+
+if TYPE_CHECKING:
+    from qpeft_rerank.trec import Ranking
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -50,9 +58,18 @@ def run(options: Bm25Options) -> None:
         threads=options.threads,
         remove_query=options.remove_query,
     )
-    write_run(
-        with_progress(rankings, "bm25", " topics", len(topics)), options.output, options.runtag or "bm25"
-    )
+    empty: list[str] = []
+
+    def noted(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
+        for ranking in rankings:
+            if not ranking.docs:
+                empty.append(ranking.qid)
+            yield ranking
+
+    shown = with_progress(noted(rankings), "bm25", " topics", len(topics))
+    write_run(shown, options.output, options.runtag or "bm25")
+    if empty:
+        _log.info("%d of %d topics found nothing, such as %r", len(empty), len(topics), empty[0])
 
 
 VERB = Verb(

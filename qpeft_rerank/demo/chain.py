@@ -102,7 +102,7 @@ def run_demo(output: str | Path, listener: Listener | None = None) -> Iterator[s
     yield f"evaluate  {evaluations[0].judged} test topics -> {written}\n\n{table}\n"
     yield from _one_topic(data, folder, base, systems, evaluations)
     yield (
-        "\nThe packaged model is tiny (4 million parameters): by its likelihood alone it does not reach BM25.\n"
+        "\nThe packaged model is tiny (4 million parameters): by its likelihood alone it stays below BM25.\n"
         "Compare the trained rows with hard-prompt, the same model without hints.\n"
     )
     yield f"\nDone in {time.monotonic() - began:.0f} s. All files are in {folder}.\n"

@@ -163,7 +163,7 @@ def fetch_folder(name: str | Path, revision: str | None = None) -> Path:
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"{str(name)!r} is no folder, and the hub does not give it: {type(error).__name__}"
+            f"{str(name)!r} is no folder, and the hub does not give it (misspelt, private, or no network?)"
         ) from error
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +152,8 @@ def load_base(
         raise InputError(f"model folder {name!r} does not exist")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=options["revision"])
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+        with _without_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
     except Exception as error:  # transformers raises anything from OSError to KeyError for a bad folder
         raise InputError(f"model {name!r} cannot be loaded: {_one_line(error)}") from error
     if lora is not None:
@@ -161,6 +164,20 @@ def load_base(
     base = BaseModel(model, tokenizer, name, revision, lora)
     _check(base)
     return base
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """A library does not write to the user's screen."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _default_device() -> str:
