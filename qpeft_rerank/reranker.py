@@ -58,15 +58,11 @@ class Reranker:
 
     def describe(self) -> dict[str, Any]:
         """What scores depend on besides the pairs, JSON-ready: base model, settings, trained weights."""
-        base, trained = self.scorer.base, hashlib.sha256()
+        trained = hashlib.sha256()
         for name, parameter in sorted(self.scorer.trained_parameters().items()):
             trained.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
         return {
-            "model": base.name,
-            "revision": base.revision,
-            "lora": base.lora,
-            "dtype": str(base.dtype).removeprefix("torch."),
-            "device": base.device.type,
+            "base_model": self.scorer.base.describe(),
             "settings": self.scorer.config.to_dict(),
             "trained_sha256": trained.hexdigest(),
         }

@@ -235,7 +235,6 @@ def _settings(
         "passages": passages.name,
         "adapter": options.adapter,
         **reranker.describe(),
-        "quantize": options.quantize,
         "depth": options.depth,
         "missing": options.missing,
         "runtag": tag,

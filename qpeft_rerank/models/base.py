@@ -68,6 +68,20 @@ class BaseModel:
         """The type that the input vectors must have."""
         return self.embeddings.weight.dtype
 
+    def describe(self) -> dict[str, Any]:
+        """What figures depend on in the base model, JSON-ready, for records."""
+        quantized = getattr(self.model.config, "quantization_config", None)
+        if quantized is not None and hasattr(quantized, "to_dict"):
+            quantized = quantized.to_dict()
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "lora": self.lora,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "quantization": None if quantized is None else json.loads(json.dumps(quantized, default=str)),
+        }
+
     def weight_fingerprint(self) -> Tensor:
         """Two weights of every tensor of the model [2 * tensors], fp32; NaN where a tensor is quantised.
 

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.training.config import TrainingConfig
-
-
-def describe_base(base: BaseModel) -> dict[str, Any]:
-    """What the base model's figures depend on, JSON-ready."""
-    quantized = getattr(base.model.config, "quantization_config", None)
-    if quantized is not None and hasattr(quantized, "to_dict"):
-        quantized = quantized.to_dict()
-    return {
-        "name": base.name,
-        "revision": base.revision,
-        "lora": base.lora,
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "device": base.device.type,
-        "quantization": None if quantized is None else json.loads(json.dumps(quantized, default=str)),
-    }
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

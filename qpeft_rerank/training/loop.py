@@ -31,7 +31,7 @@ from qpeft_rerank.scoring import default_limits
 from qpeft_rerank.training.activations import recompute_activations
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.development import Development, Judged
-from qpeft_rerank.training.facts import card_facts, describe_base
+from qpeft_rerank.training.facts import card_facts
 from qpeft_rerank.training.folder import CHECKPOINT, CURVES_FILE, DEV_RUN_FILE, RECORD_FILE, check_folder
 from qpeft_rerank.training.groups import check_passages, epoch_groups, step_pairs, training_topics
 from qpeft_rerank.training.state import State, begin_or_resume, from_main, save_state
@@ -129,7 +129,7 @@ def train(
     everything = {
         "adapter": settings.to_dict(),
         "training": asdict(training),
-        "base_model": describe_base(base),
+        "base_model": base.describe(),
         "processes": accelerator.num_processes,
         "sources": dict(sources),
         "topics": [t.qid for t in topics],
