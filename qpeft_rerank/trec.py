@@ -75,11 +75,6 @@ def load_run(source: Source) -> dict[str, Ranking]:
     return {qid: _ranking(_joined(topics.pop(qid)), name) for qid in list(topics)}
 
 
-def count_topics(source: Source) -> int | None:
-    """The number of topics in a run file, from a quick look at the first column; None for a stream."""
-    return find_spans(source).topics if is_regular_file(source) else None
-
-
 def format_ranking(ranking: Ranking, tag: str) -> str:
     """The lines of a ranking, in its order: ranks from 1 and scores that decrease strictly as float32.
 

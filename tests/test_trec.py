@@ -19,7 +19,6 @@ from qpeft_rerank.run_scores import shortest_digits, strictly_decreasing
 from qpeft_rerank.trec import (
     Ranking,
     ScoredDoc,
-    count_topics,
     format_ranking,
     load_run,
     read_qrels,
@@ -83,7 +82,6 @@ def test_a_run_is_rankings_of_scored_docs():
 def test_every_layout_in_use_reads_alike(tmp_path, text):
     for source in (file_of(tmp_path, text), str(file_of(tmp_path, text))):
         assert list(read_run(source)) == RANKINGS
-        assert count_topics(source) == 2
     (tmp_path / "run.gz").write_bytes(gzip.compress(text.encode()))
     assert list(read_run(tmp_path / "run.gz")) == RANKINGS
     assert {r.qid: r for r in RANKINGS} == load_run(tmp_path / "run.gz") == load_run(io.StringIO(text))
@@ -111,7 +109,6 @@ def test_lines_in_any_order_are_gathered_by_topic(tmp_path):
     for path in (file_of(tmp_path, text), file_of(tmp_path, text[:-1]), tmp_path / "run.gz"):
         assert {qid: [doc.docid for doc in docs] for qid, docs in read_run(path)} == expected
         assert [qid for qid, _ in read_scores(path)] == list(expected)
-        assert count_topics(path) == 7
     loaded = load_run(io.StringIO(text))
     assert {qid: [doc.docid for doc in loaded[qid].docs] for qid in loaded} == expected
 
@@ -121,10 +118,6 @@ def test_a_topic_that_returns_in_a_stream_is_an_error_that_says_what_to_do():
     assert [next(rankings).qid, next(rankings).qid] == ["q1", "q2"]
     with pytest.raises(FormatError, match="<stream>:3: topic 'q1' returns .*sort the run by topic or pass"):
         next(rankings)
-
-
-def test_streams_have_no_count_of_topics():
-    assert count_topics("-") is None and count_topics(io.StringIO(RUN)) is None
 
 
 MALFORMED = [
@@ -205,7 +198,6 @@ def test_an_empty_run_has_no_rankings(tmp_path):
     for content in (b"", b"\n \n", gzip.compress(b"")):
         (tmp_path / "run.txt").write_bytes(content)
         assert list(read_run(tmp_path / "run.txt")) == [] and load_run(tmp_path / "run.txt") == {}
-        assert count_topics(tmp_path / "run.txt") == 0
 
 
 def test_the_fast_way_and_the_line_by_line_way_agree(monkeypatch):

@@ -55,15 +55,15 @@ def run_demo(output: str | Path, listener: Listener | None = None) -> Iterator[s
     Args:
         output: a folder that is new, empty, or holds an earlier demo: index, runs, adapters, tables and
             pictures go there.
+        listener: hears of the steps and epochs of the trainings.
 
     Raises:
         InputError: the folder is taken. DependencyError: no Java.
     """
     folder = _prepare(Path(output))
     began = time.monotonic()
-    data = _Data(
-        load_collection(COLLECTION), open_passages(corpus=load_collection(COLLECTION).required("corpus"))
-    )
+    collection = load_collection(COLLECTION)
+    data = _Data(collection, open_passages(corpus=collection.required("corpus")))
 
     count = build_index(data.collection.required("corpus"), folder / "index", overwrite=True)
     yield f"index     {count} passages, 32 themes of 6 -> {folder / 'index'}\n"
