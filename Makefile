@@ -25,7 +25,7 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[lint]'
-	@$(VENV)/bin/ruff check qpeft_rerank tests pipelines
+	@$(VENV)/bin/ruff check qpeft_rerank tests pipelines benchmarks
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { \

@@ -20,11 +20,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from heapq import nlargest
-from itertools import islice
+from itertools import compress, islice
 from operator import add
 from os import PathLike, fspath
 from pathlib import PurePath
 from typing import IO, TYPE_CHECKING
+
+import numpy as np
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.measures import DEFAULT_MEASURES, HIGHEST_GRADE, Measure, parse_measures
@@ -148,7 +150,7 @@ class _TopicScorer:
     """Scores one topic at a time, with an evaluator for each relevance level, since pytrec_eval takes one."""
 
     def __init__(self, measures: list[Measure], grades: dict[str, dict[str, int]], relevance_level: int):
-        import pytrec_eval  # brings numpy
+        import pytrec_eval
 
         self._grades = grades
         self._spellings = [m.spelling for m in measures]
@@ -187,7 +189,9 @@ def _down_to_last_judged(scores: dict[str, float], grades: dict[str, int]) -> di
     # Scores that are equal as float32 are ties, which the docid may break either way: keep all that may be.
     # Float32 numbers are at most 2 ** -23 of their size apart, and near 0 2 ** -149.
     lowest -= abs(lowest) * 2**-22 + 2**-148
-    return {docid: score for docid, score in scores.items() if score >= lowest}
+    kept = np.fromiter(scores.values(), np.float64, len(scores)) >= lowest
+    end = len(kept) - int(kept[::-1].argmax())  # most runs are sorted: what comes after is below
+    return dict(compress(islice(scores.items(), end), kept[:end].tolist()))
 
 
 def _value(measure: Measure, answer: float) -> float:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from qpeft_rerank.columns import SAME_TOPIC, Block, Stretch, parse_score
+from qpeft_rerank.columns import Block, Stretch, parse_score
+from qpeft_rerank.run_topics import topic_rows
 
 COLUMNS = ("qid", "Q0", "docid", "rank", "score", "tag")
-_RANK, _SCORE = COLUMNS.index("rank"), COLUMNS.index("score")
+_QID, _DOCID, _SCORE = (COLUMNS.index(name) for name in ("qid", "docid", "score"))
 _TAB, _NEWLINE, _SPACE, _MINUS, _DOT, _ZERO = b"\t\n -.0"
-_DOCID_ONLY = np.array([column == "docid" for column in COLUMNS])
-# Up to 15 digits, mantissa and power of ten are exact: one division gives the very number that float() gives.
-_EXACT_DIGITS = 15
-_POWERS = np.array([float(f"1e{power}") for power in range(_EXACT_DIGITS + 1)])
+# Up to 14 digits and a point, mantissa and power of ten are exact: one division gives the very number that
+# float() gives.
+_EXACT_DIGITS = 14
+_POWERS = np.array([float(f"1e{power}") for power in range(_EXACT_DIGITS + 2)])
 
 
 def parse_block(block: Block) -> list[Stretch] | None:
@@ -25,51 +26,67 @@ def parse_block(block: Block) -> list[Stretch] | None:
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n")
     chars = np.frombuffer(data, np.uint8)
-    # int32 halves the memory that is moved; a block is far below 2 GB.
-    ends = np.flatnonzero(chars <= _SPACE).astype(np.int32)
-    widths = np.diff(ends, prepend=np.int32(-1))
-    if len(ends) % len(COLUMNS) or widths.min() == 1:
+    ends = np.flatnonzero(chars <= _SPACE)
+    lines = len(block.lines)
+    if len(ends) != lines * len(COLUMNS) or ends[0] == 0 or (ends[1:] - ends[:-1] == 1).any():
         return None
-    separators = chars[ends].reshape(-1, len(COLUMNS))
-    inner = separators[:, :-1]
-    if (separators[:, -1] != _NEWLINE).any() or not ((inner == _SPACE) | (inner == _TAB)).all():
+    ends = ends.reshape(lines, len(COLUMNS))
+    if (chars[ends[:, -1]] != _NEWLINE).any() or not _only_blanks(chars, ends[:, :-1]):
         return None
-    # The docids are cut out in one piece, each with the separator after it; no other column becomes strings.
-    docids = chars[np.repeat(np.tile(_DOCID_ONLY, len(inner)), widths)].tobytes()
-    docids = docids.replace(b"\t", b" ").decode().split(" ")
-    ends = ends.reshape(-1, len(COLUMNS))
+    starts = np.concatenate([[0], ends[:-1, -1] + 1])
+    rows = topic_rows(data, starts)
+    if rows is None:
+        return None
     try:
-        scores = _scores(chars, ends[:, _RANK] + 1, ends[:, _SCORE])
+        scores = _scores(chars, ends[:, _SCORE - 1] + 1, ends[:, _SCORE])
     except ValueError:
         return None
-    topics = list(SAME_TOPIC.finditer(data))
-    rows = np.searchsorted(ends[:, -1], [topic.end() for topic in topics]).tolist()
+    docids = _texts(chars, ends[:, _DOCID - 1] + 1, ends[:, _DOCID])
+    qids = zip(starts[rows].tolist(), ends[rows, _QID].tolist())
+    rows = rows.tolist()
     return [
-        Stretch(topic[1].decode(), docids[first:after], scores[first:after], block.lines[first:after])
-        for topic, first, after in zip(topics, [0, *rows], rows)
+        Stretch(data[start:end].decode(), docids[first:after], scores[first:after], block.lines[first:after])
+        for (start, end), first, after in zip(qids, rows, [*rows[1:], lines])
     ]
 
 
-def _scores(chars: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[float]:
-    """The numbers in chars[start:end]; ValueError if one is none."""
-    starts, ends = starts.astype(np.intp), ends.astype(np.intp)
-    negative = chars[starts] == _MINUS
+def _only_blanks(chars: np.ndarray, separators: np.ndarray) -> bool:
+    """Whether blanks and tabs alone stand between columns."""
+    # As every line end is known, counting blanks does for most runs, and is quicker than to look them up.
+    if np.count_nonzero(chars == _SPACE) == separators.size:
+        return True
+    found = chars[separators]
+    return bool(((found == _SPACE) | (found == _TAB)).all())
+
+
+def _texts(chars: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[str]:
+    """The texts chars[start:end]: cut out in one piece, each with the separator after it, and then split."""
+    lengths = ends + 1 - starts
+    stops = np.cumsum(lengths)
+    places = np.arange(stops[-1]) + np.repeat(starts - (stops - lengths), lengths)
+    return chars[places].tobytes().replace(b"\t", b" ").decode().split(" ")[:-1]
+
+
+def _scores(chars: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The numbers in chars[start:end], float64 [n]; ValueError if one is none."""
     lengths = ends - starts
-    mantissa = np.zeros(len(starts))
-    digits = np.zeros(len(starts), np.uint8)
-    dots = ends - 1  # where the decimal point is; at the last character if there is none
-    at = starts + negative
-    for _ in range(min(int(lengths.max()), _EXACT_DIGITS + 2)):  # digits, sign and point
-        digit = chars[at] - np.uint8(_ZERO)  # not below 10 for any other character: unsigned numbers wrap
-        is_digit = digit < 10
-        mantissa = np.where(is_digit, mantissa * 10 + digit, mantissa)
-        digits += is_digit
-        dots = np.where(digit == np.uint8((_DOT - _ZERO) % 256), at, dots)
-        at = np.minimum(at + 1, ends)
-    has_dot = chars[dots] == _DOT
-    simple = (digits + negative + has_dot == lengths) & (digits > 0) & (digits <= _EXACT_DIGITS)
-    decimals = np.where(simple, ends - 1 - dots, 0)
-    scores = (np.where(negative, -mantissa, mantissa) / _POWERS[decimals]).tolist()
+    width = min(int(lengths.max()), _EXACT_DIGITS + 2)  # digits, sign and point
+    from_end = np.arange(1, width + 1)[:, None]
+    inside = from_end <= lengths
+    text = chars[ends - from_end]  # [width, n], the last character first; what lies outside is masked
+    digits = text - np.uint8(_ZERO)  # not below 10 for any other character: unsigned numbers wrap
+    is_digit = (digits < 10) & inside
+    is_dot = (text == _DOT) & inside
+    negative = chars[starts] == _MINUS
+    digit_count, dot_count = (np.add.reduce(found, axis=0, dtype=np.uint8) for found in (is_digit, is_dot))
+    simple = digit_count + dot_count + negative == lengths
+    simple &= (digit_count > 0) & (digit_count <= _EXACT_DIGITS) & (dot_count <= 1)
+    powers = _POWERS[:width]
+    with_place = powers @ np.where(is_digit, digits, 0)  # the point counts as a digit 0
+    scale = powers @ is_dot  # 10 to the number of decimals; 0 where there is no point
+    before_point = np.floor(with_place / (10 * scale + (scale == 0))) * (scale > 0)
+    scores = (with_place - 9 * scale * before_point) / (scale + (scale == 0))
+    np.negative(scores, where=negative, out=scores)
     for row in np.flatnonzero(~simple).tolist():  # exponents, more digits, or no number
         scores[row] = parse_score(chars[starts[row] : ends[row]].tobytes())
     return scores

@@ -7,8 +7,9 @@ from array import array
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from qpeft_rerank.columns import SAME_TOPIC, Block, count_lines, read_blocks
+from qpeft_rerank.columns import Block, count_lines, read_blocks
 from qpeft_rerank.files import Source, open_bytes, source_name
+from qpeft_rerank.run_topics import find_topics
 
 
 class Spans:
@@ -59,11 +60,11 @@ def find_spans(source: Source) -> Spans:
     with open_bytes(source, "run file") as stream:
         for data, numbers, offset in read_blocks(stream, source_name(source)):
             first, line, counted = offset if first is None else first, numbers[0], 0
-            for lines in SAME_TOPIC.finditer(data):
-                if lines[1] != last:
-                    last = known.setdefault(lines[1], lines[1])
-                    line += count_lines(data, counted, lines.start())
-                    counted = lines.start()
+            for qid, start in find_topics(data):
+                if qid != last:
+                    last = known.setdefault(qid, qid)
+                    line += count_lines(data, counted, start)
+                    counted = start
                     spans.qids.append(last)
                     spans.starts.append(offset + counted)
                     spans.lines.append(line)

@@ -11,10 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import lru_cache
 from itertools import chain, groupby, repeat
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, TextIO
+
+import numpy as np
 
 from qpeft_rerank.columns import Block, Stretch, parse_lines, read_blocks
 from qpeft_rerank.errors import FormatError, InputError
@@ -59,7 +62,7 @@ def read_run(source: Source) -> Iterator[Ranking]:
 def read_scores(source: Source) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield (qid, docid -> score) by topic: as :func:`read_run`, but unsorted and faster, for evaluation."""
     for topic in _read_topics(source):
-        scores = dict(zip(topic.docids, topic.values))
+        scores = dict(zip(topic.docids, np.asarray(topic.values).tolist()))
         if len(scores) != len(topic.docids):
             _check_unique(topic, source_name(source))
         yield topic.qid, scores
@@ -93,10 +96,16 @@ def format_ranking(ranking: Ranking, tag: str) -> str:
         texts = shortest_digits(strictly_decreasing(scores))
     except ValueError as error:
         raise InputError(f"topic {ranking.qid!r}: {error}") from None
-    start, end = f"{ranking.qid} Q0 ", f" {tag}\n"
-    return "".join(
-        [f"{start}{docid} {rank} {text}{end}" for rank, (docid, text) in enumerate(zip(docids, texts), 1)]
-    )
+    # Joined from the columns of all lines, without Python code for each line: runs have millions.
+    pieces = [f"{ranking.qid} Q0 ", "", " ", "", " ", "", f" {tag}\n"] * len(docids)
+    pieces[1::7], pieces[3::7], pieces[5::7] = docids, _ranks(len(docids)), texts
+    return "".join(pieces)
+
+
+@lru_cache(maxsize=4)
+def _ranks(count: int) -> list[str]:
+    """The rank column; most topics of a run are of one length."""
+    return list(map(str, range(1, count + 1)))
 
 
 def write_run(rankings: Iterable[Ranking], target: str | Path | TextIO, tag: str) -> int:
@@ -189,8 +198,10 @@ def _stretches(blocks: Iterable[Block], name: str) -> Iterator[Stretch]:
 def _joined(parts: list[Stretch]) -> Stretch:
     if len(parts) == 1:
         return parts[0]
-    docids, scores, lines = (list(chain.from_iterable(columns)) for columns in list(zip(*parts))[1:])
-    return Stretch(parts[0].qid, docids, scores, lines)
+    _, docids, scores, lines = zip(*parts)
+    return Stretch(
+        parts[0].qid, list(chain.from_iterable(docids)), np.concatenate(scores), chain.from_iterable(lines)
+    )
 
 
 def _check_unique(topic: Stretch, name: str) -> None:
@@ -205,8 +216,9 @@ def _check_unique(topic: Stretch, name: str) -> None:
 
 def _ranking(topic: Stretch, name: str) -> Ranking:
     _check_unique(topic, name)
-    docids, scores = topic.docids, topic.values
+    docids, scores = topic.docids, np.asarray(topic.values)
     rounded = as_float32(scores)
+    scores = scores.tolist()
     if not is_decreasing(rounded):
         # Strings compare by code point, which is the byte order of their UTF-8 form.
         ranked = sorted(zip(rounded.tolist(), docids, scores), reverse=True)

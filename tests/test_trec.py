@@ -13,7 +13,7 @@ import types
 import numpy as np
 import pytest
 
-from qpeft_rerank import columns, trec
+from qpeft_rerank import columns, run_topics, trec
 from qpeft_rerank.errors import FormatError, InputError
 from qpeft_rerank.run_scores import shortest_digits, strictly_decreasing
 from qpeft_rerank.trec import (
@@ -221,6 +221,34 @@ def test_the_fast_way_and_the_line_by_line_way_agree(monkeypatch):
         assert load_run(io.StringIO(text)) == fast
     scores = {line.split()[2]: float(line.split()[4]) for line in lines}
     assert {doc.docid: doc.score for ranking in fast.values() for doc in ranking.docs} == scores
+
+
+def test_topics_are_found_alike_in_any_layout(monkeypatch):
+    rng = random.Random(6)
+    qids = [
+        "7",
+        "8",
+        "12345678",
+        "12345679",
+        "q1234567",
+        "q12345678",
+        "q12345679",
+        "é" * 9,
+        "a\x1fb",
+        "x" * 40,
+    ]
+    texts = []
+    for separator, before in ((" ", ""), ("\t", ""), (" ", " "), ("\t", "\n")):
+        chosen = [rng.choice(qids) for _ in range(400)]
+        lines = [
+            f"{before}{qid}{separator}Q0 d{n} 1 1 t\n" for qid in chosen for n in range(rng.randint(1, 3))
+        ]
+        texts += ["".join(lines), "".join(lines[:1]), "garbage\n" + "".join(lines), "x y\n", "1\n"]
+    texts += ["1 Q0 d 1 1 t\n1\tQ0 e 1 1 t\n", "1 Q0 d 1 1 t\n1 x\n", "12345678 1\n12345678 2\n"]
+    fast = [run_topics.find_topics(text.encode()) for text in texts]
+    monkeypatch.setattr(run_topics, "topic_rows", lambda data, starts: None)
+    assert fast == [run_topics.find_topics(text.encode()) for text in texts]
+    assert len(fast[0]) > 300
 
 
 def test_a_pipe_gives_each_topic_as_soon_as_it_is_complete():
