@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
@@ -18,6 +15,7 @@ from typing import Any
 
 from qpeft_rerank.corpora import Passage, contents_of, read_corpus
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.folders import replacing_folder
 from qpeft_rerank.java import ensure_jvm, java_calls, java_class, java_list
 from qpeft_rerank.lucene import LuceneIndex, is_index, open_index
 from qpeft_rerank.trec import Ranking, ScoredDoc
@@ -78,19 +76,11 @@ def build_index(
     else:
         passages, name = iter(corpus), "the corpus"
     ensure_jvm()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be made: {error.strerror}") from error
-    try:
+    with replacing_folder(target) as building:
         done = _index_into(building, target, passages, threads, progress)
         if done == 0:
             raise InputError(f"{name}: no passage with text to index")
         _check_complete(building, done, target)
-        _move_into_place(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return done
 
 
@@ -254,16 +244,3 @@ def _check_complete(folder: Path, expected: int, target: Path) -> None:
         written.close()
     if count != expected:
         raise InputError(f"{target}: Lucene wrote only {count} of {expected} passages (is the disk full?)")
-
-
-def _move_into_place(building: Path, target: Path) -> None:
-    umask = os.umask(0)
-    os.umask(umask)
-    building.chmod(0o777 & ~umask)  # mkdtemp makes folders that only their owner can read
-    if not target.exists():
-        building.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
-    target.rename(aside / "index")
-    building.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)

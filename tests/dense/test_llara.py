@@ -1,0 +1,179 @@
+"""LLaRA: its loss is the stated one, and its folder is a plain model that RepLLaMA starts from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import TEXTS, byte_tokenizer, save_base, tiny_base
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from qpeft_rerank.dense.encoder import open_encoder
+from qpeft_rerank.dense.llara import LlaraObjective, adapt
+from qpeft_rerank.dense.llara_config import LlaraConfig
+from qpeft_rerank.dense.texts import Followed, cut_document, read_texts
+from qpeft_rerank.errors import InputError
+from qpeft_rerank.models.base import load_base
+from qpeft_rerank.models.inputs import STOPWORDS
+from qpeft_rerank.training.loop import Listener
+
+PAIRS = [Followed(TEXTS[i], TEXTS[i + 1] if i < 5 else "") for i in range(6)]
+CONFIG = LlaraConfig(passage_tokens=40, batch_size=3, learning_rate=3e-3, warmup=0.0)
+
+
+def says(piece: str) -> bool:
+    return any(c.isalnum() for c in piece)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2", "gemma2"])
+def test_the_losses_are_those_of_the_docstring(architecture):
+    base = tiny_base(architecture, byte_tokenizer())
+    objective = LlaraObjective(base, CONFIG)
+    tokenizer, llara = base.tokenizer, objective.scorer
+    text, following = "Salt roads, the desert", "Glaciers carve valleys"
+    language, encoding, predicted = llara(llara.collate([Followed(text, following)]))
+
+    def ids(part):
+        return tokenizer(part, add_special_tokens=False)["input_ids"]
+
+    def bag(words):  # by hand: the text has one stopword, "the", and one comma
+        kept = [i for i in ids(words) if says(tokenizer.decode([i])) and i not in ids(" the")]
+        assert len(ids(" the")) == 1 and "the" in STOPWORDS
+        return sorted(set(kept))
+
+    def logits(prompt, first):
+        marks = tokenizer.convert_tokens_to_ids([f"<s{i}>" for i in range(first, first + 8)])
+        row = [tokenizer.bos_token_id, *ids('"'), *ids(text), *ids(prompt), *marks]
+        with torch.no_grad():
+            return base.model(torch.tensor([row])).logits[0]
+
+    def lost(values, members):
+        return -values[-8:].max(dim=0).values.log_softmax(dim=0)[members].mean().item()
+
+    summary = logits('", summarize the above passage within eight words: ', 1)
+    prediction = logits('", predict the following passage within eight words: ', 9)
+    assert encoding.item() == pytest.approx(lost(summary, bag(text)), abs=1e-4)
+    assert predicted.item() == pytest.approx(lost(prediction, bag(following)), abs=1e-4)
+    start = 1 + len(ids('"'))
+    expected = torch.nn.functional.cross_entropy(
+        summary[start - 1 : start - 1 + len(ids(text))], torch.tensor(ids(text))
+    )
+    assert language.item() == pytest.approx(expected.item(), abs=1e-4)
+    total = objective.loss(objective.module, [Followed(text, following)])
+    by_hand = language + 0.1 * (encoding + predicted) / 2
+    assert total.item() == pytest.approx(by_hand.item(), abs=1e-4)
+
+
+def test_a_passage_without_a_next_one_counts_for_itself_alone():
+    llara = LlaraObjective(tiny_base(), CONFIG).scorer
+    both = llara(llara.collate([PAIRS[0], Followed(TEXTS[5], "")]))
+    first, last = llara(llara.collate(PAIRS[:1])), llara(llara.collate([Followed(TEXTS[5], "")]))
+    assert last[2].item() == 0
+    assert both[2].item() == pytest.approx(first[2].item(), abs=1e-4)
+    assert both[1].item() == pytest.approx((first[1].item() + last[1].item()) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_folder_is_a_plain_model_that_makes_the_same_vectors(tmp_path, architecture, rank):
+    model = save_base(tmp_path / "model", architecture)
+    base = load_base(model, dtype="float32", device="cpu")
+    losses = []
+    record = adapt(
+        base,
+        PAIRS,
+        replace(CONFIG, epochs=6, lora_rank=rank),
+        tmp_path / "adapted",
+        listener=Listener(on_step=lambda step, steps, loss: losses.append(loss)),
+    )
+    assert np.mean(losses[-2:]) < np.mean(losses[:2])
+    assert not (tmp_path / "adapted" / "checkpoint").exists() and record["best_epoch"] == 6
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapted")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "adapted", dtype=torch.float32)
+    ids = tokenizer("bees <s1><s16>", return_tensors="pt")["input_ids"]
+    assert len(tokenizer) == len(byte_tokenizer()) + 16 and ids[0, -1] == len(tokenizer) - 1
+    base.model.eval()  # a LoRA's dropout was on in the last step
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            again(ids).logits.numpy(), base.model(input_ids=ids).logits.numpy(), atol=1e-4
+        )
+    encoder = open_encoder(str(tmp_path / "adapted"), device="cpu", dtype="float32")
+    assert encoder.config.query_marks[0] == "<s9>" and encoder.dimension == 32
+    words = len(byte_tokenizer())
+    plain = dict(AutoModelForCausalLM.from_pretrained(model).named_parameters())
+    moved = {
+        n for n, p in again.named_parameters() if n in plain and not torch.equal(p[:words], plain[n][:words])
+    }
+    embeddings = {n for n in plain if "embed" in n or "wte" in n or "wpe" in n or "lm_head" in n}
+    assert moved if rank else moved == set(plain)  # a LoRA leaves the words' own vectors as they were
+    assert not (rank and moved & embeddings)
+
+
+def test_after_a_kill_an_adaptation_ends_in_the_same_weights(tmp_path):
+    model = save_base(tmp_path / "model")
+
+    class Killed(BaseException):
+        pass
+
+    def run(output, listener=None, resume=False):
+        base = load_base(model, dtype="float32", device="cpu")
+        config = replace(CONFIG, epochs=2, checkpoint_steps=1)
+        adapt(base, PAIRS, config, tmp_path / output, resume=resume, listener=listener)
+        return (tmp_path / output / "model.safetensors").read_bytes()
+
+    def kill(step, steps, loss):
+        if step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run("killed", Listener(on_step=kill))
+    with pytest.raises(InputError, match="unfinished training"):
+        run("killed")
+    assert run("killed", resume=True) == run("whole")
+
+
+def test_plain_text_is_cut_at_ends_of_sentences_within_its_document(tmp_path):
+    sentences = [f"Sentence {i} has exactly six words." for i in range(7)]
+    (tmp_path / "text.txt").write_text(
+        "\n".join(sentences[:3]) + " " + sentences[3] + "\n\n\n" + sentences[4] + "\n"
+    )
+    found = read_texts([tmp_path / "text.txt"], words=12)
+    two = [" ".join(sentences[:2]), " ".join(sentences[2:4])]
+    assert found == [Followed(two[0], two[1]), Followed(two[1], ""), Followed(sentences[4], "")]
+
+
+def test_a_short_rest_stays_with_the_passage_before():
+    assert cut_document("One two three four five six seven eight. Nine.", 8) == [
+        "One two three four five six seven eight. Nine."
+    ]
+    assert cut_document("", 8) == []
+
+
+def test_a_corpus_gives_its_passages_and_titles_say_where_a_document_ends(tmp_path):
+    records = [("a", "One", "x"), ("b", "One", "y"), ("c", "Two", "z"), ("d", "", "u"), ("e", "", "v")]
+    (tmp_path / "c.jsonl").write_text(
+        "".join(json.dumps({"_id": i, "title": title, "text": text}) + "\n" for i, title, text in records)
+    )
+    assert read_texts([tmp_path / "c.jsonl"], 100) == [
+        ("One x", "One y"),
+        ("One y", ""),
+        ("Two z", ""),
+        ("u", ""),
+        ("v", ""),
+    ]
+
+
+def test_no_text_and_impossible_settings_are_errors(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(InputError, match="no text"):
+        read_texts([tmp_path / "empty.txt"], 100)
+    for changes, word in (
+        ({"lm_weight": 0.0, "bag_weight": 0.0}, "both are 0"),
+        ({"passage_words": 0}, "passage_words"),
+        ({"batch_size": 0}, "batch_size"),
+    ):
+        with pytest.raises(InputError, match=word):
+            LlaraConfig(**changes)
