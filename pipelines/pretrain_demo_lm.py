@@ -27,7 +27,7 @@ from pretrain_data import BOS, EOS, PAD, prepare
 from pretrain_init import plant_copying
 from pretrain_measures import Development
 from pretrain_rows import Rows
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -175,6 +175,9 @@ def main() -> None:
     parser.add_argument("--matrix-learning-rate", type=float, default=0.015, help="of the matrices (Muon)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--start", type=Path, help="model folder with the first weights: a further run, not one from scratch"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
     args = parser.parse_args()
 
@@ -183,6 +186,8 @@ def main() -> None:
         prepare(args.data, args.work, args.vocabulary, args.seed)
     development = Development(args.work, args.seed, (ROWS, LENGTH))
     trainer = Trainer(build_model(args.vocabulary, args.seed), args.learning_rate, args.matrix_learning_rate)
+    if args.start:
+        load_model(trainer.model, args.start / "model.safetensors", strict=False)  # the head is tied
     if args.resume:
         trainer.load(args.work)
     model, state = trainer.model, trainer.state
@@ -197,9 +202,8 @@ def main() -> None:
     while state["seconds"] < args.minutes * 60:
         share = state["seconds"] / (args.minutes * 60)
         # Random repetition fades: it sharpens the planted heads, then a little of it keeps them.
-        ids, weights, numbers = (
-            torch.from_numpy(x) for x in rows.batch(ROWS, max(0.02, 0.3 * (1 - share / 0.15)))
-        )
+        repeat = 0.02 if args.start else max(0.02, 0.3 * (1 - share / 0.15))
+        ids, weights, numbers = (torch.from_numpy(x) for x in rows.batch(ROWS, repeat))
         losses = run(ids, numbers)
         weights = weights[:, 1:]
         loss = (losses * weights).sum() / weights.sum()
