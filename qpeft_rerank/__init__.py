@@ -11,8 +11,17 @@ from qpeft_rerank.version import __version__
 
 if TYPE_CHECKING:
     from qpeft_rerank.bm25 import build_index, search
+    from qpeft_rerank.dense.encoder import open_encoder
+    from qpeft_rerank.dense.index import IndexConfig, build_dense_index
+    from qpeft_rerank.dense.llara import adapt
+    from qpeft_rerank.dense.llara_config import LlaraConfig
+    from qpeft_rerank.dense.search import search_dense
+    from qpeft_rerank.dense.vectors import encode_corpus
+    from qpeft_rerank.document_scorer import DocumentScorer
+    from qpeft_rerank.documents import document_run
     from qpeft_rerank.errors import QpeftError
     from qpeft_rerank.evaluation import evaluate
+    from qpeft_rerank.fusion import FusionConfig, fuse
     from qpeft_rerank.models.adapter import load_adapter, push_adapter, save_adapter
     from qpeft_rerank.models.base import load_base
     from qpeft_rerank.models.config import AdapterConfig
@@ -29,8 +38,19 @@ _HOME = {
     "build_index": "bm25",
     "search": "bm25",
     "compare": "significance",
+    "open_encoder": "dense.encoder",
+    "encode_corpus": "dense.vectors",
+    "IndexConfig": "dense.index",
+    "build_dense_index": "dense.index",
+    "search_dense": "dense.search",
+    "adapt": "dense.llara",
+    "LlaraConfig": "dense.llara_config",
+    "DocumentScorer": "document_scorer",
+    "document_run": "documents",
     "QpeftError": "errors",
     "evaluate": "evaluation",
+    "FusionConfig": "fusion",
+    "fuse": "fusion",
     "load_adapter": "models.adapter",
     "push_adapter": "models.adapter",
     "save_adapter": "models.adapter",

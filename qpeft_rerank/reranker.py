@@ -14,18 +14,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.models.adapter import load_adapter
 from qpeft_rerank.models.base import BaseModel, load_base
-from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.models.config import UNTRAINED_WEIGHT, AdapterConfig
 from qpeft_rerank.models.explain import Explanation, explain
-from qpeft_rerank.models.likelihood import QueryLikelihood
+from qpeft_rerank.models.methods import make_scorer
+from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.passages import Passage, passage_of_hit
 from qpeft_rerank.scoring import default_limits, score_inputs
 from qpeft_rerank.trec import ScoredDoc
 
 WINDOW_PAIRS = 800  # enough to sort by length without much padding, few enough to lose little in a crash
-MOST_PAIRS = 32_000  # more would save little, and the tokens of so many pairs take memory
-CPU_RATE, GPU_RATE = 1e11, 1e14  # operations per second that are surely reached
+MOST_PAIRS = 64_000  # more would save little, and the tokens of so many pairs take memory
+CPU_RATE, GPU_RATE = 2e11, 1e14  # operations per second that are surely reached
 TOKENS_PER_PAIR = 40  # a query, its hints and their frame, where the passage is shared
 
 
@@ -48,12 +50,15 @@ class Reranker:
         scorer: base model and adapter.
         batch_tokens: positions in a batch; by default what fits the device.
         batch_size: most pairs in a batch.
+
+    Attributes:
+        weight: the model's share, 0 to 1, in a candidate's score; the first stage has the rest. An adapter
+            brings the share that its training chose on development topics. 1 ranks by the model alone.
     """
 
-    def __init__(
-        self, scorer: QueryLikelihood, batch_tokens: int | None = None, batch_size: int | None = None
-    ):
+    def __init__(self, scorer: Scorer, batch_tokens: int | None = None, batch_size: int | None = None):
         self.scorer = scorer
+        self.weight = UNTRAINED_WEIGHT if scorer.weight is None else scorer.weight
         self.limits = default_limits(scorer, batch_tokens, batch_size)
 
     def describe(self) -> dict[str, Any]:
@@ -65,6 +70,7 @@ class Reranker:
             "base_model": self.scorer.base.describe(),
             "settings": self.scorer.config.to_dict(),
             "trained_sha256": trained.hexdigest(),
+            "weight": self.weight,
         }
 
     @property
@@ -101,9 +107,8 @@ class Reranker:
         `load_base`.
         """
         base = model if isinstance(model, BaseModel) else load_base(model, **options)
-        return cls(
-            QueryLikelihood(base, AdapterConfig(method=method, **(settings or {}))), batch_tokens, batch_size
-        )
+        scorer = make_scorer(base, AdapterConfig(method=method, **(settings or {})))
+        return cls(scorer, batch_tokens, batch_size)
 
     def score(
         self, pairs: Sequence[tuple[str, Passage]], progress: Callable[[int], None] | None = None
@@ -123,13 +128,16 @@ class Reranker:
         Args:
             query: its text.
             hits: what Pyserini's `LuceneSearcher.search` gives (its index must store the text), or
-                `Passage`s.
+                `Passage`s, which have no first score: they are ranked by the model alone.
 
         Returns:
             (docid, score), best first; equal scores keep the order of ``hits``.
         """
+        hits = list(hits)
         passages = [hit if isinstance(hit, Passage) else passage_of_hit(hit) for hit in hits]
         scores = self.score([(query, passage) for passage in passages])
+        if self.weight < 1 and all(hasattr(hit, "score") for hit in hits):
+            scores = interpolated(np.array([hit.score for hit in hits]), scores, self.weight)
         order = np.argsort(-scores, kind="stable")
         return [ScoredDoc(passages[i].docid, float(scores[i])) for i in order]
 

@@ -1,7 +1,8 @@
 """The rerank stage: rankings in, rankings out, a window of topics at a time.
 
 Only the candidates down to ``depth`` are scored; the rest keep their order below them, and so do candidates
-whose text cannot be found (with ``missing="skip"``): no candidate is lost.
+whose text cannot be found (with ``missing="skip"``): no candidate is lost. A model's scores may be
+interpolated with the first stage's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import chain, islice
 import numpy as np
 
 from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError, PairError, QpeftError
+from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.reranker import WINDOW_PAIRS, PairScorer
 from qpeft_rerank.trec import Ranking, ScoredDoc
@@ -46,6 +48,7 @@ def rerank(
     on_missing: Callable[[QpeftError], None] | None = None,
     progress: Callable[[int], None] | None = None,
     window: int | None = None,
+    weight: float | None = None,
 ) -> Iterator[Ranking]:
     """Re-order each ranking's first ``depth`` candidates by the scorer.
 
@@ -60,8 +63,12 @@ def rerank(
         on_missing: hears of each of these.
         progress: called with numbers of scored pairs.
         window: how many topics are scored together; by default what `plan_window` says.
+        weight: the share, 0 to 1, of the scorer in a candidate's score; the first stage has the rest. Below
+            1, both are z-scores over the topic's scored candidates; with 1 the scores are the scorer's own.
+            By default the scorer's ``weight``, if it has one, else 1.
 
     Raises:
+        InputError: an argument has a value that is not possible, or the run is empty.
         MissingTopicError, MissingPassageError: as they say.
         PairError: a pair that cannot be scored, by qid and docid.
     """
@@ -69,6 +76,9 @@ def rerank(
         raise InputError(f"depth: {depth} is not at least 1")
     if missing not in ("error", "skip"):
         raise InputError(f"missing: {missing!r} is neither 'error' nor 'skip'")
+    weight = getattr(scorer, "weight", 1.0) if weight is None else weight
+    if not 0 <= weight <= 1:
+        raise InputError(f"weight: {weight!r} is not between 0 and 1")
     if window is None:
         window, rankings = plan_window(rankings, depth, getattr(scorer, "shared_pairs", WINDOW_PAIRS))
     rankings, empty = iter(rankings), True
@@ -82,6 +92,7 @@ def rerank(
             depth,
             _stop if missing == "error" else on_missing or _ignore,
             progress,
+            weight,
         )
     if empty:
         raise InputError("the run is empty: there is nothing to rerank")
@@ -95,6 +106,7 @@ def _rerank_window(
     depth: int,
     on_missing: Callable[[QpeftError], None],
     progress: Callable[[int], None] | None,
+    weight: float,
 ) -> Iterator[Ranking]:
     for ranking in window:
         if ranking.qid not in topics:
@@ -121,7 +133,7 @@ def _rerank_window(
     for (qid, doc), score in zip(names, scores.tolist(), strict=True):
         scored[qid].append((doc, score))
     for qid, docs in window:
-        yield Ranking(qid, reorder(docs, scored[qid]))
+        yield Ranking(qid, reorder(docs, scored[qid], weight))
 
 
 def _stop(error: QpeftError) -> None:
@@ -132,15 +144,21 @@ def _ignore(error: QpeftError) -> None:
     pass
 
 
-def reorder(docs: list[ScoredDoc], scored: list[tuple[ScoredDoc, float]]) -> list[ScoredDoc]:
+def reorder(
+    docs: list[ScoredDoc], scored: list[tuple[ScoredDoc, float]], weight: float = 1.0
+) -> list[ScoredDoc]:
     """The scored candidates by their new score (equal ones in their old order), then the others in their old
-    order.
+    order; ``weight`` as for `rerank`.
 
     The others' scores go down from the lowest new score in steps of 1, since old and new scores cannot be
     compared.
     """
     if not scored:
         return docs
+    if weight < 1:
+        old, new = np.array([[doc.score, score] for doc, score in scored]).T
+        together = interpolated(old, new, weight).astype(np.float32).tolist()
+        scored = [(doc, score) for (doc, _), score in zip(scored, together, strict=True)]
     first = [ScoredDoc(doc.docid, score) for doc, score in sorted(scored, key=lambda item: -item[1])]
     done = {doc.docid for doc in first}
     rest = (doc for doc in docs if doc.docid not in done)

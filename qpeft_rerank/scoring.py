@@ -8,18 +8,22 @@ many topics share is run once.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from qpeft_rerank.errors import PairError
-from qpeft_rerank.models.batch import Batch, collate
+from qpeft_rerank.models.batch import Batch, Prefixes, collate
 from qpeft_rerank.models.inputs import PairInput
-from qpeft_rerank.models.likelihood import QueryLikelihood
+from qpeft_rerank.models.scorer import Scorer
 
-CPU_BATCH_TOKENS = 8_192  # larger batches fall out of the caches and are no faster
+# Larger batches fall out of a CPU's caches and are slower. Its memory is not scarce, so that the keys and
+# values of shared passages, which stream through, hardly count.
+CPU_BATCH_TOKENS, CPU_CACHED = 2_560, 0.1
 SHARING_OVERHEAD = (
     1.3  # passages are shared only if this many times fewer tokens remain: keys and values must be copied
 )
@@ -43,7 +47,7 @@ class BatchLimits:
 
 
 def default_limits(
-    scorer: QueryLikelihood, batch_tokens: int | None = None, batch_size: int | None = None
+    scorer: Scorer, batch_tokens: int | None = None, batch_size: int | None = None
 ) -> BatchLimits:
     """Limits that fit the device: asked for, or estimated from free GPU memory and the widths of the
     model.
@@ -58,60 +62,95 @@ def default_limits(
     if batch_tokens is None and device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         batch_tokens = max(1024, int(GPU_MEMORY_SHARE * free / (scorer.base.dtype.itemsize * forward)))
+    if device.type == "cpu":
+        return BatchLimits(batch_tokens or CPU_BATCH_TOKENS, batch_size, CPU_CACHED)
     return BatchLimits(batch_tokens or CPU_BATCH_TOKENS, batch_size, cache / forward)
+
+
+class Batches(NamedTuple):
+    """Batches that follow each other and share their prefixes: pairs by their index."""
+
+    pairs: list[list[int]]
+    prefixes: Prefixes | None
 
 
 class Plan:
     """The order in which pairs are scored, and how they are cut into batches.
 
     Pairs go longest first. Where nothing in front of the query depends on it and passages return (one passage
-    is a candidate of many topics), pairs of a passage go together and the passage is run once for all of
-    them.
+    is a candidate of many topics), a few passages are run once, and then the rest of all their pairs: sorted
+    by length again, so that neither part is padded much.
     """
 
-    def __init__(self, scorer: QueryLikelihood, inputs: Sequence[PairInput], limits: BatchLimits):
+    def __init__(self, scorer: Scorer, inputs: Sequence[PairInput], limits: BatchLimits):
         self.scorer, self.inputs, self.limits = scorer, inputs, limits
         self.share = self._sharing_pays()
         self.order = sorted(
             range(len(inputs)), key=self._shared_key if self.share else lambda i: -inputs[i].length
         )
 
-    def batch(self, start: int) -> list[int]:
-        """Indices of the batch that begins at place ``start`` of the order; one pair at least."""
-        places = self.order[start : start + (self.limits.pairs or len(self.order))]
-        for count, cost in enumerate(self._costs(places)):
-            if cost > self.limits.tokens and count:
-                return places[:count]
-        return places
-
-    def cost(self, indices: Sequence[int]) -> int:
-        """Positions that a batch takes, padding counted, and with shared passages what their copies take."""
-        return int(list(self._costs(indices))[-1])
-
-    def _costs(self, indices: Sequence[int]) -> Iterator[float]:
-        """The cost of the first pair, of the first two, and so on."""
+    def next(self, rest: Sequence[int]) -> Batches:
+        """The batches that come first when ``rest`` is left, in the plan's order; one pair at least."""
         if not self.share:
-            yield from (
-                count * self.inputs[indices[0]].length for count in range(1, len(indices) + 1)
-            )  # the first is longest
-            return
-        widest = longest = prefixes = 0
-        before: list[int] | None = None
-        for count, index in enumerate(indices, start=1):
-            pair = self.inputs[index]
-            prefixes += pair.before != before
-            before = pair.before
-            widest, longest = max(widest, pair.length - len(before)), max(longest, len(before))
-            yield count * (widest + self.limits.cached * longest) + prefixes * longest
+            widest = self.inputs[rest[0]].length
+            return Batches([list(rest[: self._most(widest)])], None)
+        chunk = self._chunk(rest)
+        device, pad = self.scorer.base.device, self.scorer.encoder.pad
+        prefixes = Prefixes.of([self.inputs[i] for i in chunk], pad).to(device)
+        longest = prefixes.ids.shape[1]
+        ends = sorted(chunk, key=lambda i: len(self.inputs[i].before) - self.inputs[i].length)
+        batches = []
+        while ends:
+            count = self._most(self._cost_of_end(ends[0], longest))
+            batches.append(ends[:count])
+            ends = ends[count:]
+        return Batches(batches, prefixes)
 
-    def collate(self, indices: Sequence[int]) -> Batch:
+    def all(self) -> list[Batches]:
+        """All batches, for those who need them at once."""
+        found, rest = [], self.order
+        while rest:
+            found.append(self.next(rest))
+            rest = rest[sum(map(len, found[-1].pairs)) :]
+        return found
+
+    def cost(self, pairs: Sequence[int], prefixes: Prefixes | None) -> int:
+        """Positions that a batch takes, padding counted: its own or its prefixes', whichever takes more."""
+        if prefixes is None:
+            return len(pairs) * self.inputs[pairs[0]].length
+        own = len(pairs) * self._cost_of_end(pairs[0], prefixes.ids.shape[1])
+        return int(max(own, prefixes.ids.numel()))
+
+    def collate(self, indices: Sequence[int], prefixes: Prefixes | None) -> Batch:
         """The batch of these pairs, on the model's device."""
         pairs = [self.inputs[i] for i in indices]
-        return collate(pairs, self.scorer.encoder.pad, self.share).to(self.scorer.base.device)
+        return collate(pairs, self.scorer.encoder.pad, prefixes).to(self.scorer.base.device)
 
-    def _shared_key(self, index: int) -> tuple[int, list[int], int]:
+    def _most(self, cost: float) -> int:
+        """How many pairs of at most this cost make a batch."""
+        return max(1, min(int(self.limits.tokens / cost), self.limits.pairs or len(self.inputs)))
+
+    def _cost_of_end(self, index: int, longest: int) -> float:
+        """Positions of a pair behind its prefix, and what its copy of the prefix's keys and values takes."""
+        own = self.inputs[index].length - len(self.inputs[index].before)
+        return own + self.limits.cached * (longest + own)
+
+    def _chunk(self, rest: Sequence[int]) -> list[int]:
+        """The first pairs of ``rest``: those of as many prefixes as make a batch."""
+        most = self._most(len(self.inputs[rest[0]].before))
+        count, before, chunk = 0, None, []
+        for index in rest:
+            pair = self.inputs[index]
+            if pair.before != before:
+                count, before = count + 1, pair.before
+                if count > most:
+                    break
+            chunk.append(index)
+        return chunk
+
+    def _shared_key(self, index: int) -> tuple[int, list[int]]:
         pair = self.inputs[index]
-        return -len(pair.before), pair.before, -len(pair.after)
+        return -len(pair.before), pair.before
 
     def _sharing_pays(self) -> bool:
         different = {tuple(pair.before) for pair in self.inputs}
@@ -123,12 +162,12 @@ class Plan:
 
 
 def score_inputs(
-    scorer: QueryLikelihood,
+    scorer: Scorer,
     inputs: Sequence[PairInput],
     limits: BatchLimits,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Mean log-likelihood of each input, float32, in the order given.
+    """The score of each input, float32, in the order given.
 
     Args:
         scorer: model and adapter.
@@ -143,32 +182,36 @@ def score_inputs(
     scores = np.empty(len(inputs), dtype=np.float32)
     plan = Plan(scorer, inputs, limits)
     pending: list[tuple[list[int], torch.Tensor]] = []
-    start = 0
+    rest = plan.order
     with torch.inference_mode():
-        while start < len(inputs):
-            indices = plan.batch(start)
-            try:
-                pending.append(
-                    (indices, scorer(plan.collate(indices)))
-                )  # read later: the device works on meanwhile
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                if len(indices) == 1:
-                    raise PairError(
-                        "out of memory on this pair alone", indices[0], inputs[indices[0]].length
-                    ) from error
-                limits.tokens = max(
-                    1, plan.cost(indices) // 2
-                )  # only that: shorter pairs still fill the batch
-                error.__traceback__ = None  # frees the tensors of the failed batch
-                gc.collect()
-                if scorer.base.device.type == "cuda":
-                    torch.cuda.empty_cache()
+        while rest:
+            batches, prefixes = plan.next(rest)
+            count = sum(map(len, batches))
+            chunk, rest = rest[:count], rest[count:]
+            for place, indices in enumerate(batches):
+                try:
+                    # The values are read later: the device works on meanwhile.
+                    pending.append((indices, scorer(plan.collate(indices, prefixes))))
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    if len(indices) == 1 and (prefixes is None or len(prefixes.place) == 1):
+                        raise PairError(
+                            "out of memory on this pair alone", indices[0], inputs[indices[0]].length
+                        ) from error
+                    limits.tokens = max(1, plan.cost(indices, prefixes) // 2)  # pairs after it fit more
+                    error.__traceback__ = None  # frees the tensors of the failed batch
+                    left = set(chain.from_iterable(batches[place:]))
+                    rest = [i for i in chunk if i in left] + rest
+                    break
+                if progress is not None:
+                    progress(len(indices))
+            else:
                 continue
-            start += len(indices)
-            if progress is not None:
-                progress(len(indices))
+            prefixes = None
+            gc.collect()
+            if scorer.base.device.type == "cuda":
+                torch.cuda.empty_cache()
     for indices, values in pending:
         scores[indices] = values.float().cpu().numpy()
     if not np.isfinite(scores).all():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qpeft_rerank.cli.__main__ import main
+from qpeft_rerank.cli.__main__ import VERBS, main
 from qpeft_rerank.collection import load_collection
 from qpeft_rerank.trec import Ranking, ScoredDoc, load_run, write_run
 
@@ -50,7 +50,7 @@ def test_the_collection_file_loads(tmp_path: Path) -> None:
 
 def test_every_flag_that_the_readme_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
     help_texts = []
-    for verb in ("index", "bm25", "train", "rerank", "evaluate", "convert", "demo"):
+    for verb in VERBS:
         main([verb, "--help"])
         help_texts.append(capsys.readouterr().out)
     known = set(re.findall(r"--[a-z][a-z0-9-]*", " ".join(help_texts))) | {

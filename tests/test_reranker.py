@@ -11,6 +11,7 @@ from tiny_models import TEXTS, save_base, tiny_base, tiny_scorer
 
 import qpeft_rerank
 from qpeft_rerank.errors import InputError, PairError
+from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.models.adapter import save_adapter
 from qpeft_rerank.passages import Passage
 from qpeft_rerank.reranker import Reranker
@@ -53,9 +54,30 @@ def test_hits_are_those_of_pyserini(reranker: Reranker) -> None:
     hits = [
         SimpleNamespace(docid=p.docid, score=1.0, lucene_document=Document(contents=p.text)) for p in PASSAGES
     ]
-    assert reranker.rerank("how far", hits) == reranker.rerank("how far", PASSAGES)
+    alone = reranker.rerank("how far", PASSAGES)
+    assert [docid for docid, _ in reranker.rerank("how far", hits)] == [docid for docid, _ in alone]
     with pytest.raises(InputError, match="d0"):
         reranker.rerank("how far", [SimpleNamespace(docid="d0", score=1.0)])
+
+
+def test_the_score_of_a_hit_counts_as_much_as_the_weight_says(
+    reranker: Reranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hit(Passage):
+        score = property(lambda self: float(self.docid.removeprefix("d")))
+
+    hits, scores = [Hit(*p) for p in PASSAGES], reranker.score([("how far", p) for p in PASSAGES])
+    monkeypatch.setattr("qpeft_rerank.reranker.Passage", SimpleNamespace)  # so that they count as hits
+    monkeypatch.setattr("qpeft_rerank.reranker.passage_of_hit", lambda hit: hit)
+    for weight in (0.0, 0.3, 1.0):
+        monkeypatch.setattr(reranker, "weight", weight)
+        first = np.array([hit.score for hit in hits])
+        expected = dict(zip((p.docid for p in PASSAGES), interpolated(first, scores, weight), strict=True))
+        if weight == 1:
+            expected = dict(zip((p.docid for p in PASSAGES), scores.tolist(), strict=True))
+        found = reranker.rerank("how far", hits)
+        assert {docid: pytest.approx(score, abs=1e-6) for docid, score in found} == expected
+        assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
 
 
 def test_equal_scores_keep_the_order_of_the_hits(reranker: Reranker) -> None:

@@ -51,6 +51,35 @@ def test_candidates_are_ordered_by_their_new_score() -> None:
     assert order(found) == "24013" and [score for _, score in found.docs] == [9, 7, 5, 3, 1]
 
 
+def test_scores_are_interpolated_with_the_first_stage() -> None:
+    found = one("01234", weight=0.6)  # old 10 9 8 7 6, new 5 3 9 1 7
+    old, new = np.arange(10.0, 5.0, -1), np.array([5.0, 3, 9, 1, 7])
+    expected = 0.4 * (old - old.mean()) / old.std() + 0.6 * (new - new.mean()) / new.std()
+    assert dict(found.docs) == {f"d{i}": pytest.approx(score, abs=1e-6) for i, score in enumerate(expected)}
+    assert order(found) == "".join(str(i) for i in np.argsort(-expected)) != "01234"
+    assert order(one("01234", weight=0.0)) == "01234" and one("01234", weight=1.0) == one("01234")
+
+
+def test_below_the_depth_the_first_stage_alone_counts() -> None:
+    found = one("301524", depth=3, weight=0.5)
+    assert order(found)[3:] == "524" and sorted(order(found)[:3]) == ["0", "1", "3"]
+    scores = [score for _, score in found.docs]
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) == 6
+
+
+def test_a_scorer_brings_its_own_weight_which_another_one_overrides() -> None:
+    scorer = ByLength()
+    scorer.weight = 0.0
+    assert order(next(rerank([ranking("1", "01234")], TOPICS, PASSAGES, scorer))) == "01234"
+    assert order(next(rerank([ranking("1", "01234")], TOPICS, PASSAGES, scorer, weight=1.0))) == "24013"
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.5, float("nan")])
+def test_a_weight_that_is_no_share_is_an_error(weight: float) -> None:
+    with pytest.raises(InputError, match="weight"):
+        one("01", weight=weight)
+
+
 def test_equal_scores_keep_the_old_order() -> None:
     assert order(one("1350")) == "0153" and order(one("5130")) == "0513"
 

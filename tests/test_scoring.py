@@ -40,11 +40,7 @@ def score(scorer: QueryLikelihood, pairs: list[tuple[str, Passage]], limits: Bat
 
 
 def batches(plan: Plan) -> list[list[int]]:
-    found, start = [], 0
-    while start < len(plan.order):
-        found.append(plan.batch(start))
-        start += len(found[-1])
-    return found
+    return [batch for part in plan.all() for batch in part.pairs]
 
 
 def test_scores_are_those_of_each_pair_alone_in_the_order_given(scorer: QueryLikelihood) -> None:
@@ -60,17 +56,20 @@ def test_batches_hold_pairs_of_like_length_longest_first_within_the_limits(score
     lengths = [inputs[i].length for i in plan.order]
     assert lengths == sorted(lengths, reverse=True) and sorted(plan.order) == list(range(len(PAIRS)))
     for batch in batches(plan):
-        assert plan.cost(batch) == len(batch) * max(inputs[i].length for i in batch) <= 400
+        assert plan.cost(batch, None) == len(batch) * max(inputs[i].length for i in batch) <= 400
     assert all(len(batch) <= 2 for batch in batches(Plan(scorer, inputs, BatchLimits(400, pairs=2))))
     assert batches(Plan(scorer, inputs, BatchLimits(1))) == [[i] for i in plan.order], "one pair always goes"
 
 
 def test_passages_that_many_topics_share_are_run_once(scorer: QueryLikelihood) -> None:
     inputs = scorer.encoder.encode(CROWD)
-    plan = Plan(scorer, inputs, BatchLimits(2000, cached=0.1))
-    assert plan.share
-    for batch in batches(plan):
-        assert plan.cost(batch) <= 2000
+    plan = Plan(scorer, inputs, BatchLimits(150, cached=0.1))
+    assert plan.share and len(plan.all()) > 1
+    for pairs, prefixes in plan.all():
+        for batch in pairs:
+            assert plan.cost(batch, prefixes) <= 150
+            ends = [inputs[i].length - len(inputs[i].before) for i in batch]
+            assert ends == sorted(ends, reverse=True)
     seen: list[int] = []
     hook = scorer.model.register_forward_hook(
         lambda module, args, kwargs, output: seen.append(kwargs["inputs_embeds"].shape[0]), with_kwargs=True

@@ -17,8 +17,14 @@ from qpeft_rerank.cli.frame import UsageError, guarded
 VERBS = {
     "index": "build a Lucene index from a corpus",
     "bm25": "search topics with BM25: the first stage",
+    "adapt": "prepare a language model for dense retrieval on plain text (LLaRA)",
+    "encode": "turn a corpus into vectors with an encoder (RepLLaMA, sentence-transformers)",
+    "dense-index": "build a Faiss index from vectors",
+    "dense": "search topics in a dense index: the other first stage",
     "train": "train an adapter from a run and qrels",
     "rerank": "reorder a run with a language model",
+    "fuse": "make one run of several, by ranks or weighted scores",
+    "documents": "cut long documents to windows, and join a run of windows to one of documents",
     "evaluate": "measure runs against qrels, and compare them",
     "convert": "turn files of other projects into topics, qrels, runs and corpora, and back",
     "demo": "run the whole chain on a small collection, offline",
@@ -76,7 +82,7 @@ def _dispatch(arguments: list[str]) -> None:
     name = arguments[place]
     if name not in VERBS:
         raise UsageError(f"there is no verb {name!r}{_suggestion(name, VERBS)}; there are {', '.join(VERBS)}")
-    module = importlib.import_module(f"qpeft_rerank.cli.{name}")
+    module = importlib.import_module(f"qpeft_rerank.cli.{name.replace('-', '_')}")
     prog, verb = f"qpeft {name}", getattr(module, "VERB", None)
     if verb is None:
         form = _form(prog, module, rest)

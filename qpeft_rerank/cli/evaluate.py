@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qpeft_rerank.cli.options import Verb, option, several
-from qpeft_rerank.cli.shared_options import QrelsOptions, stdin_run
+from qpeft_rerank.cli.shared_options import QrelsOptions, check_output, stdin_run
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.measures import DEFAULT_MEASURES
 
 if TYPE_CHECKING:
     from qpeft_rerank.evaluation import Evaluation
+
+
+PICTURES = (".png", ".pdf", ".svg")
 
 
 @dataclass(kw_only=True)
@@ -61,8 +64,15 @@ def run(options: EvaluateOptions) -> None:
     runs = options.runs or [stdin_run()]
     if runs.count("-") > 1:
         raise InputError("stdin ('-') can be read once only")
-    if options.plot is not None and len(runs) < 2:
-        raise InputError("--plot needs two runs or more: it shows differences from the first")
+    if options.qrels == "-" and "-" in runs:
+        raise InputError("the run and the qrels cannot both come from stdin")
+    check_output(options.output)
+    if options.plot is not None:
+        if len(runs) < 2:
+            raise InputError("--plot needs two runs or more: it shows differences from the first")
+        if Path(options.plot).suffix.lower() not in PICTURES:
+            raise InputError(f"--plot: {options.plot} does not end in {', '.join(PICTURES)}")
+        check_output(options.plot)
     qrels = read_qrels(options.qrels_source())
     with atomic_write(options.output) as table:
         evaluations = [

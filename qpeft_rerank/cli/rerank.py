@@ -3,6 +3,11 @@
 With --adapter, an adapter that `qpeft train` made (its folder names method and base model). With --model
 alone, the plain model: method hard-prompt. Passages below the depth keep their order below the others.
 
+A passage's score is that of the model and that of the run in one: the weighted sum of their z-scores over the
+passages of the topic. --weight 1 ranks by the model alone, and writes its log-likelihoods.
+
+With --document-window, long texts are cut to overlapping windows, and a text's score comes from theirs.
+
 With --output, topics are kept as they are scored: after a kill, the same command with --resume goes on where
 it stopped.
 """
@@ -18,6 +23,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from qpeft_rerank.cli.document_options import DocumentOptions
 from qpeft_rerank.cli.options import Verb, borrowed, option
 from qpeft_rerank.cli.shared_options import (
     InputRunOptions,
@@ -28,7 +34,7 @@ from qpeft_rerank.cli.shared_options import (
     check_output,
 )
 from qpeft_rerank.errors import InputError, MissingTopicError, QpeftError
-from qpeft_rerank.models.config import METHODS, AdapterConfig
+from qpeft_rerank.models.config import METHODS, UNTRAINED_WEIGHT, AdapterConfig
 
 if TYPE_CHECKING:
     from qpeft_rerank.passages import Passages
@@ -60,12 +66,24 @@ class PromptOptions:
 
 @dataclass(kw_only=True)
 class RerankOptions(
-    InputRunOptions, OutputRunOptions, ModelOptions, PromptOptions, PassageOptions, TopicsOptions
+    InputRunOptions,
+    OutputRunOptions,
+    ModelOptions,
+    PromptOptions,
+    DocumentOptions,
+    PassageOptions,
+    TopicsOptions,
 ):
     """Flags of `qpeft rerank`."""
 
     adapter: str | None = option(None, "adapter: folder or Hugging Face name", metavar="DIR")
     depth: int = option(100, "passages of each topic that are scored", least=1)
+    weight: float | None = option(
+        None,
+        "the model's share in a score, 0 to 1; the run's score has the rest, 1 is the model alone "
+        f"(default: what the adapter's training chose; without an adapter {UNTRAINED_WEIGHT})",
+        least=0,
+    )
     missing: str = option(
         "error",
         "what to do if a topic or passage has no text: stop, or go on and report",
@@ -93,10 +111,13 @@ class RerankOptions(
             raise InputError("--force is for an adapter: name it with --adapter")
         if AdapterConfig(method=self.method or "hard-prompt").trainable and self.adapter is None:
             raise InputError(f"--method {self.method} must be trained: name its adapter with --adapter")
-        if self.topics == "-" and not (self.run or self.run_file):
+        if self.weight is not None and self.weight > 1:
+            raise InputError(f"--weight: {self.weight} is not between 0 and 1")
+        if self.topics == "-" and (self.run or self.run_file or "-") == "-":
             raise InputError("the run and the topics cannot both come from stdin")
         if self.resume and self.output == "-":
             raise InputError("--resume needs --output: what went to stdout cannot be continued")
+        self.check_documents()
 
     def load_reranker(self) -> Reranker:
         """The model, with its adapter if there is one."""
@@ -141,8 +162,11 @@ def run(options: RerankOptions) -> None:
         raise InputError("the run is empty: there is nothing to rerank")
     passages = options.open_passages()
     reranker = options.load_reranker()
+    if options.weight is not None:
+        reranker.weight = options.weight
+    scorer = options.by_windows(reranker)
     window, rankings = plan_window(chain([first], rankings), options.depth, reranker.shared_pairs)
-    window = options.window or window
+    window = options.window or options.topics_together(window, first.docs[: options.depth], passages)
     tag = options.runtag or reranker.scorer.config.method
     missing = Missing()
     with progress_bar("rerank", " pairs") as bar:
@@ -152,12 +176,13 @@ def run(options: RerankOptions) -> None:
                 rankings,
                 topics,
                 passages,
-                reranker,
+                scorer,
                 options.depth,
                 options.missing,
                 missing.add,
                 bar.update,
                 window,
+                reranker.weight,
             )
 
         def expect(done: int = 0) -> None:
@@ -237,6 +262,7 @@ def _settings(
         **reranker.describe(),
         "depth": options.depth,
         "missing": options.missing,
+        **options.describe_documents(),
         "runtag": tag,
         "window": options.window,
         "batch_tokens": options.batch_tokens,

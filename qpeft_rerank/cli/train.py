@@ -115,8 +115,10 @@ def run(options: TrainOptions) -> None:
     if options.output is None:
         raise InputError("no output given: name the adapter folder with --output")
     if not options.settings.trainable:
-        raise InputError(f"--method {options.settings.method} has nothing to train; rerank takes it as it is")
-    options.training.check_development(options.dev_run is not None)
+        method = options.settings.method
+        raise InputError(f"--method {method} has nothing to train, but for a LoRA: give it with --lora-rank")
+    training = options.training.for_method(options.settings.method)
+    training.check_development(options.dev_run is not None)
     source = options.run_source()
 
     from qpeft_rerank.cli.progress import progress_bar
@@ -136,7 +138,7 @@ def run(options: TrainOptions) -> None:
         record = train(
             base,
             options.settings,
-            options.training,
+            training,
             data,
             passages,
             options.output,

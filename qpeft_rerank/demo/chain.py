@@ -12,6 +12,7 @@ from qpeft_rerank.bm25 import build_index, search
 from qpeft_rerank.collection import Collection, load_collection
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Evaluation, evaluate
+from qpeft_rerank.fusion import FusionConfig, fuse
 from qpeft_rerank.models.base import BaseModel, load_base
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.passages import Passage, Passages, open_passages
@@ -74,7 +75,7 @@ def run_demo(output: str | Path, listener: Listener | None = None) -> Iterator[s
 
     base = load_base("demo", device="cpu")
     systems = {"bm25": runs["test"]}
-    systems["hard-prompt"] = _rerank(Reranker.from_model(base), data, folder, runs["test"])
+    systems |= _rerank(Reranker.from_model(base), data, folder, runs["test"])
     yield f"rerank    by the plain likelihood of the query (hard prompt) -> {systems['hard-prompt']}\n"
     for method, settings in TRAINED.items():
         adapter = folder / f"adapter.{method}"
@@ -91,8 +92,9 @@ def run_demo(output: str | Path, listener: Listener | None = None) -> Iterator[s
             listener=listener,
         )
         yield f"          best epoch {record['best_epoch']} of {len(record['epochs']) - 1} -> {adapter}\n"
-        systems[method] = _rerank(Reranker.from_adapter(str(adapter), base=base), data, folder, runs["test"])
+        systems |= _rerank(Reranker.from_adapter(str(adapter), base=base), data, folder, runs["test"])
         yield f"rerank    by {method} -> {systems[method]}\n"
+    systems = dict(sorted(systems.items(), key=lambda item: "+" in item[0]))  # each alone first
 
     evaluations = [evaluate(path, data.qrels("test"), MEASURES) for path in systems.values()]
     table = report(evaluations)
@@ -102,8 +104,9 @@ def run_demo(output: str | Path, listener: Listener | None = None) -> Iterator[s
     yield f"evaluate  {evaluations[0].judged} test topics -> {written}\n\n{table}\n"
     yield from _one_topic(data, folder, base, systems, evaluations)
     yield (
-        "\nThe packaged model is tiny (4 million parameters): by its likelihood alone it stays below BM25.\n"
-        "Compare the trained rows with hard-prompt, the same model without hints.\n"
+        "\nThe packaged model is tiny (4 million parameters). Compare the trained rows with hard-prompt,\n"
+        "the same model without hints. The rows bm25+ interpolate a model's scores with BM25's, as\n"
+        "`qpeft rerank` does by default: the weights of the trained ones were chosen on the dev topics.\n"
     )
     yield f"\nDone in {time.monotonic() - began:.0f} s. All files are in {folder}.\n"
 
@@ -130,17 +133,22 @@ def _judged(data: _Data, split: str, runs: Mapping[str, Path]) -> Judged:
     return Judged(read_run(runs[split]), data.topics(split), data.qrels(split))
 
 
-def _rerank(reranker: Reranker, data: _Data, folder: Path, run: Path) -> Path:
+def _rerank(reranker: Reranker, data: _Data, folder: Path, run: Path) -> dict[str, Path]:
+    """Two runs: by the model alone, and with its weight beside BM25. The model's scores are made once."""
     method = reranker.scorer.config.method
-    path = folder / f"run.demo.{method}.test.txt"
-    write_run(rerank(read_run(run), data.topics("test"), data.passages, reranker, depth=HITS), path, method)
-    return path
+    alone, both = (folder / f"run.demo.{name}.test.txt" for name in (method, f"bm25+{method}"))
+    topics = data.topics("test")
+    write_run(rerank(read_run(run), topics, data.passages, reranker, depth=HITS, weight=1.0), alone, method)
+    weights = (1 - reranker.weight, reranker.weight)
+    fusion = FusionConfig("interpolation", "z-score", weights=weights)
+    write_run(fuse([read_run(run), read_run(alone)], fusion), both, f"bm25+{method}")
+    return {method: alone, f"bm25+{method}": both}
 
 
 def _one_topic(
     data: _Data, folder: Path, base: BaseModel, systems: Mapping[str, Path], evaluations: list[Evaluation]
 ) -> Iterator[str]:
-    """The topic that Q-PEFT-A helps most, before and after, with the hints of its first passage."""
+    """The topic that Q-PEFT-A helps BM25 most with, before and after, with the hints of its first passage."""
     before, after = evaluations[0].per_topic, evaluations[-1].per_topic
     qid = max(before, key=lambda q: after[q]["nDCG@10"] - before[q]["nDCG@10"])
     query, grades = data.topics("test")[qid], data.qrels("test")[qid]
@@ -148,14 +156,14 @@ def _one_topic(
     texts = data.passages.get(
         [doc.docid for ranking in rankings.values() for doc in ranking.docs[:SHOWN_PASSAGES]]
     )
-    yield f"The topic that Q-PEFT-A helps most, {qid}: {query}\n(a star marks passages judged relevant)\n"
-    for name in ("bm25", "qpeft-a"):
+    yield f"The topic where Q-PEFT-A helps BM25 most, {qid}: {query}\n(a star marks relevant passages)\n"
+    for name in ("bm25", "bm25+qpeft-a"):
         yield f"\n{'before' if name == 'bm25' else 'after '}    {name}\n"
         yield "".join(
             _line(place, doc, texts[doc.docid], grades)
             for place, doc in enumerate(rankings[name].docs[:SHOWN_PASSAGES], 1)
         )
-    best = texts[rankings["qpeft-a"].docs[0].docid]
+    best = texts[rankings["bm25+qpeft-a"].docs[0].docid]
     for method in TRAINED:
         why = Reranker.from_adapter(str(folder / f"adapter.{method}"), base=base).explain(query, best)
         yield f"\nhints     {method} for {best.docid}: {' '.join(why.hints) or '(none)'}\n"

@@ -1,5 +1,5 @@
-"""An adapter is a folder: `adapter_config.json`, `adapter_model.safetensors`, a model card. Saved, loaded,
-shared by name.
+"""An adapter is a folder: `adapter_config.json`, `adapter_model.safetensors`, a model card, and with a LoRA
+the subfolder `lora/` (see `lora`). Saved, loaded, shared by name.
 
 The folder holds all that a score depends on besides the base model, and a fingerprint of that base model and
 its tokenizer: scores of another base model would be noise, so loading on one is an error unless forced.
@@ -18,19 +18,22 @@ from safetensors.torch import load_file, save_file
 
 from qpeft_rerank.errors import AdapterError, InputError
 from qpeft_rerank.files import atomic_write, replacing
+from qpeft_rerank.models import lora
 from qpeft_rerank.models.base import BaseModel, load_base, same_weights
 from qpeft_rerank.models.config import AdapterConfig
-from qpeft_rerank.models.likelihood import QueryLikelihood
+from qpeft_rerank.models.methods import make_scorer
+from qpeft_rerank.models.rankllama import open_checkpoint
+from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.version import __version__
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "adapter_config.json", "adapter_model.safetensors", "README.md"
 FORMAT = "qpeft-rerank adapter 1"
 _FINGERPRINT = "base_model.fingerprint"
+# For the card, where it is not the query likelihood of Q-PEFT.
+_WHAT, _SOURCE = {"rankllama": "a linear layer on the last token of"}, {"rankllama": "2310.08319"}
 
 
-def save_adapter(
-    folder: str | Path, scorer: QueryLikelihood, training: Mapping[str, Any] | None = None
-) -> Path:
+def save_adapter(folder: str | Path, scorer: Scorer, training: Mapping[str, Any] | None = None) -> Path:
     """Write the trained part of ``scorer`` as an adapter folder; each file appears whole or not at all.
 
     Args:
@@ -44,7 +47,15 @@ def save_adapter(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     base = scorer.base
-    weights = {name: p.detach().cpu().contiguous() for name, p in scorer.trained_parameters().items()}
+    weights = {
+        name: p.detach().cpu().contiguous()
+        for name, p in scorer.trained_parameters().items()
+        if not name.startswith(lora.OURS)
+    }
+    lora_sha256 = None
+    if scorer.lora is not None:
+        scorer.lora.save(folder / lora.FOLDER, scorer.classifier())
+        lora_sha256 = lora.weights_sha256(folder / lora.FOLDER)
     weights[_FINGERPRINT] = base.weight_fingerprint()
     config = {
         "format": FORMAT,
@@ -57,6 +68,7 @@ def save_adapter(
             "tokenizer_sha256": base.tokenizer_fingerprint(),
         },
         "trained_parameters": sum(p.numel() for p in scorer.trained_parameters().values()),
+        "lora_sha256": lora_sha256,  # two files of weights: do they belong together?
     }
     with replacing(folder / WEIGHTS_FILE) as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
@@ -74,8 +86,11 @@ def load_adapter(
     revision: str | None = None,
     model: str | None = None,
     **base_options: Any,
-) -> QueryLikelihood:
+) -> Scorer:
     """Load an adapter folder (or a repository of the hub, by name) with its base model, ready to score.
+
+    A RankLLaMA in peft's form (see `rankllama`) is one too. It does not say which weights it was trained on,
+    so that only their shapes can be checked.
 
     Args:
         name: folder or hub name.
@@ -90,61 +105,102 @@ def load_adapter(
             trained for.
     """
     folder = fetch_folder(name, revision)
+    if (checkpoint := _rankllama_checkpoint(folder)) is not None:
+        if base is None:
+            options = {"revision": checkpoint.get("revision")} | base_options
+            base = load_base(model or checkpoint["base_model_name_or_path"], **options)
+        scorer = open_checkpoint(folder, base)
+        scorer.weight = 1.0  # as published: it ranks alone
+        return scorer
     config = read_config(folder)
     settings = AdapterConfig.from_dict(config["settings"], folder / CONFIG_FILE)
     trained_on = config["base_model"]
-    try:
-        weights = load_file(folder / WEIGHTS_FILE)  # before the base model, which may take minutes
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{folder / WEIGHTS_FILE} cannot be read: {error}") from error
+    weights = _read_weights(folder, config)  # before the base model, which may take minutes
     if base is None:
         options = {"lora": trained_on.get("lora"), "revision": trained_on.get("revision")} | base_options
         base = load_base(model or trained_on["name"], **options)
     fingerprint = weights.pop(_FINGERPRINT, torch.empty(0))
     if not force:
         _check_base(base, fingerprint, trained_on, folder)
-    scorer = QueryLikelihood(base, settings)
-    put_weights(scorer, weights, folder / WEIGHTS_FILE)
+    scorer = make_scorer(base, settings)
+    scorer.put_weights(weights, folder / WEIGHTS_FILE)
+    scorer.weight = config.get("weight")
     return scorer
 
 
-def put_weights(scorer: QueryLikelihood, weights: Mapping[str, torch.Tensor], where: object) -> None:
-    """Copy trained weights into ``scorer``. Raises `AdapterError` unless names and shapes are exactly those
-    it has.
+def keep_weight(folder: str | Path, weight: float) -> None:
+    """Note in an adapter folder the model's share in a candidate's score (see `Reranker`)."""
+    folder = Path(folder)
+    config = {**read_config(folder), "weight": weight}
+    with atomic_write(folder / CONFIG_FILE) as stream:
+        stream.write(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def restore_adapter(folder: str | Path, scorer: Scorer) -> None:
+    """Put the weights of an adapter folder back into a scorer that was saved there. Raises `AdapterError`."""
+    weights = _read_weights(Path(folder), read_config(Path(folder)))
+    del weights[_FINGERPRINT]
+    scorer.put_weights(weights, folder)
+
+
+def _read_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """All trained weights in an adapter folder by name, and the fingerprint of its base model.
+
+    Raises:
+        AdapterError: a file is missing or damaged, or the LoRA is not the one that was saved with the rest.
     """
-    parameters = scorer.trained_parameters()
-    for name in sorted(set(parameters) ^ set(weights)):
-        raise AdapterError(
-            f"{where}: {name!r} is {'missing' if name in parameters else 'not a weight of this method'}"
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if parameter.shape != weights[name].shape:
-                raise AdapterError(
-                    f"{where}: {name!r} has shape {list(weights[name].shape)}, not {list(parameter.shape)}"
-                )
-            parameter.copy_(weights[name])
+    path = folder / WEIGHTS_FILE
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path} cannot be read: {error}") from error
+    if config.get("lora_sha256") is not None:
+        of_lora = lora.read_weights(folder / lora.FOLDER)
+        if lora.weights_sha256(folder / lora.FOLDER) != config["lora_sha256"]:
+            raise AdapterError(f"{folder / lora.FOLDER} is not the LoRA that was saved with {path}")
+        weights |= {name: weight for name, weight in of_lora.items() if name.startswith(lora.OURS)}
+    return weights
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """`adapter_config.json`, checked for its format. Raises `AdapterError`."""
+    path, config = folder / CONFIG_FILE, _read_json(folder)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise AdapterError(
+            f"{path} is no adapter of qpeft-rerank"
+            + (f" but a peft adapter of type {kind}: is it meant for --lora?" if kind else "")
+        )
+    weight = config.get("weight")
+    if weight is not None and not (isinstance(weight, (int, float)) and 0 <= weight <= 1):
+        raise AdapterError(f"{path}: weight {weight!r} is not between 0 and 1")
+    settings, base = config.get("settings"), config.get("base_model")
+    if not isinstance(settings, dict) or not isinstance(base, dict) or not isinstance(base.get("name"), str):
+        raise AdapterError(f"{path} lacks 'settings' or the name of its 'base_model'")
+    return config
+
+
+def _read_json(folder: Path) -> Any:
     path = folder / CONFIG_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AdapterError(
             f"{folder} is no adapter folder: {CONFIG_FILE} cannot be read ({error.strerror})"
         ) from error
     except ValueError as error:
         raise AdapterError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise AdapterError(
-            f"{path} is no adapter of qpeft-rerank" + (f" but a peft adapter of type {kind}" if kind else "")
-        )
-    settings, base = config.get("settings"), config.get("base_model")
-    if not isinstance(settings, dict) or not isinstance(base, dict) or not isinstance(base.get("name"), str):
-        raise AdapterError(f"{path} lacks 'settings' or the name of its 'base_model'")
+
+
+def _rankllama_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """peft's settings, if this is a peft adapter of a sequence classification, and not a part of ours."""
+    config = _read_json(folder)
+    if not isinstance(config, dict) or config.get("task_type") != "SEQ_CLS" or "format" in config:
+        return None
+    if folder.resolve().name == lora.FOLDER and (folder.resolve().parent / CONFIG_FILE).is_file():
+        raise AdapterError(f"{folder} is a part of an adapter: name the folder that it is in")
+    if not isinstance(config.get("base_model_name_or_path"), str):
+        raise AdapterError(f"{folder / CONFIG_FILE} lacks the name of its base model")
     return config
 
 
@@ -202,13 +258,15 @@ def model_card(config: Mapping[str, Any], training: Mapping[str, Any]) -> str:
         "",
         f"# {settings['method']} reranker",
         "",
-        f"Re-orders the passages of a TREC run by query likelihood of `{base['name']}`, with "
-        f"{config['trained_parameters']:,} trained parameters (method `{settings['method']}`, "
-        "arXiv 2404.04522).",
+        f"Re-orders the passages of a TREC run by {_WHAT.get(settings['method'], 'query likelihood of')} "
+        f"`{base['name']}`, with {config['trained_parameters']:,} trained parameters (method "
+        f"`{settings['method']}`, arXiv {_SOURCE.get(settings['method'], '2404.04522')}).",
         "",
         "    qpeft rerank --adapter THIS_FOLDER --topics TOPICS --index INDEX RUN",
         "",
     ]
+    if settings["lora_rank"]:
+        lines += [f"`{lora.FOLDER}/` is its LoRA, of rank {settings['lora_rank']}, as peft reads it.", ""]
     if training:
         lines += ["## Training", "", *(f"* {key}: {value}" for key, value in training.items()), ""]
     lines += ["## Settings", "", "```json", json.dumps(settings, indent=2, ensure_ascii=False), "```", ""]

@@ -23,6 +23,7 @@ from qpeft_rerank.errors import DependencyError, InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("8bit", "4bit")
+LORA_NAME = "qpeft_lora_"  # how peft's name of a LoRA that a scorer put in the model begins
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
 # Anything that tokenizers treat differently: case, digits, accents, scripts, blanks, a line break, an emoji.
 _PROBE = "Hello hello  WORLD 1234.5%\n\tnaïve café Straße 東京 Москва مرحبا 🦙 it's <s> </s> [MASK]"
@@ -89,7 +90,9 @@ class BaseModel:
         (`same_weights`).
         """
         samples = []
-        for _, parameter in sorted(self.model.named_parameters()):
+        for name, parameter in sorted(self.model.named_parameters()):
+            if f".{LORA_NAME}" in name:
+                continue
             values = parameter.detach().flatten()
             if values.dtype in DTYPES.values() and values.device.type != "meta":
                 samples.append(values[[len(values) // 3, 2 * len(values) // 3]].float().cpu())
@@ -226,10 +229,15 @@ def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
     from peft import PeftModel
 
     from qpeft_rerank.models.adapter import fetch_folder
+    from qpeft_rerank.models.lora import FOLDER, read_peft_config
 
     folder = fetch_folder(lora)
+    if (folder / FOLDER).is_dir():  # an adapter of ours, which has it as a part
+        folder = folder / FOLDER
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"LoRA {lora!r} has no adapter_model.safetensors")
+    if read_peft_config(folder).task_type == "SEQ_CLS":
+        raise InputError(f"LoRA {lora!r} is of a classification: it is a RankLLaMA, an adapter by itself")
     try:
         model = PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # peft raises KeyError, RuntimeError, ValueError for a LoRA of another model

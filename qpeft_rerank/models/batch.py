@@ -4,12 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qpeft_rerank.models.hints import Pairs
 from qpeft_rerank.models.inputs import PairInput
+
+
+@dataclass
+class Prefixes:
+    """Beginnings (``before``) that pairs share, of one or more batches. S beginnings, L positions.
+
+    Attributes:
+        ids: [S, L], padded on the right; length: [S].
+        place: the row of each beginning.
+        states: what the model keeps of them; whoever runs them first leaves it here for the other batches.
+    """
+
+    ids: Tensor
+    length: Tensor
+    place: dict[tuple[int, ...], int]
+    states: Any = None
+
+    @classmethod
+    def of(cls, inputs: Sequence[PairInput], pad: int = 0) -> Prefixes:
+        """The different beginnings of these pairs."""
+        place: dict[tuple[int, ...], int] = {}
+        for pair in inputs:
+            place.setdefault(tuple(pair.before), len(place))
+        return cls(
+            _pad([list(before) for before in place], pad),
+            torch.tensor([len(before) for before in place]),
+            place,
+        )
+
+    def to(self, device: torch.device) -> Prefixes:
+        """The same on another device."""
+        return replace(
+            self,
+            ids=self.ids.to(device, non_blocking=True),
+            length=self.length.to(device, non_blocking=True),
+        )
 
 
 @dataclass(frozen=True)
@@ -22,8 +59,7 @@ class Batch:
         hint_start: [B], where the hints go.
         query_ids, query_mask: [B, Q] and passage_ids, candidate: [B, P], what the hints are made from.
         scored_row, scored_column: [N], pair and position (without hints) of each scored token.
-        prefix_ids, prefix_length: [S, L] and [S], the different ``before``s, if they are shared; prefix_of:
-            [B], a pair's.
+        prefixes: the different ``before``s, if they are shared; prefix_of: [B], a pair's.
         positions: most positions that a pair takes, hints included and a shared prefix not.
     """
 
@@ -36,8 +72,7 @@ class Batch:
     candidate: Tensor
     scored_row: Tensor
     scored_column: Tensor
-    prefix_ids: Tensor | None
-    prefix_length: Tensor | None
+    prefixes: Prefixes | None
     prefix_of: Tensor | None
     positions: int
 
@@ -47,7 +82,7 @@ class Batch:
         return Pairs(self.query_ids, self.query_mask, self.passage_ids, self.candidate)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device; copies to a GPU do not wait."""
+        """The same on another device, but for the prefixes; copies to a GPU do not wait."""
         tensors = {
             f.name: value.to(device, non_blocking=True)
             for f in fields(self)
@@ -56,8 +91,9 @@ class Batch:
         return replace(self, **tensors)
 
 
-def collate(inputs: Sequence[PairInput], pad: int = 0, share: bool = False) -> Batch:
-    """Pad pairs to a `Batch`; with ``share``, each different ``before`` goes in once for all its pairs."""
+def collate(inputs: Sequence[PairInput], pad: int = 0, prefixes: Prefixes | None = None) -> Batch:
+    """Pad pairs to a `Batch`; with ``prefixes``, which hold each ``before``, only what comes after them."""
+    share = prefixes is not None
     rows = [p.after if share else p.before + p.after for p in inputs]
     queries = _pad([p.query for p in inputs], pad)
     scored = [
@@ -66,8 +102,6 @@ def collate(inputs: Sequence[PairInput], pad: int = 0, share: bool = False) -> B
         for column in range(len(rows[row]) - p.scored, len(rows[row]))
     ]
     scored_row, scored_column = torch.tensor(scored).T
-    prefixes: dict[tuple[int, ...], int] = {}
-    prefix_of = [prefixes.setdefault(tuple(p.before), len(prefixes)) for p in inputs] if share else []
     return Batch(
         ids=_pad(rows, pad),
         length=torch.tensor([len(row) for row in rows]),
@@ -78,9 +112,8 @@ def collate(inputs: Sequence[PairInput], pad: int = 0, share: bool = False) -> B
         candidate=_pad([p.candidate for p in inputs], False).bool(),
         scored_row=scored_row,
         scored_column=scored_column,
-        prefix_ids=_pad([list(prefix) for prefix in prefixes], pad) if share else None,
-        prefix_length=torch.tensor([len(prefix) for prefix in prefixes]) if share else None,
-        prefix_of=torch.tensor(prefix_of) if share else None,
+        prefixes=prefixes,
+        prefix_of=torch.tensor([prefixes.place[tuple(p.before)] for p in inputs]) if share else None,
         positions=max(p.length - (len(p.before) if share else 0) for p in inputs),
     )
 

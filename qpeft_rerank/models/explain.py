@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import torch
 
+from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.batch import collate
 from qpeft_rerank.models.hints import AttendedHints
 from qpeft_rerank.models.likelihood import QueryLikelihood
+from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.passages import Passage
 
 
@@ -25,8 +27,14 @@ class Explanation(NamedTuple):
     hints: list[str]
 
 
-def explain(scorer: QueryLikelihood, query: str, passage: Passage) -> Explanation:
-    """Explain one pair. The score is the one that `Reranker.score` gives."""
+def explain(scorer: Scorer, query: str, passage: Passage) -> Explanation:
+    """Explain one pair. The score is the one that `Reranker.score` gives.
+
+    Raises:
+        InputError: the score is not made of the query tokens' likelihoods.
+    """
+    if not isinstance(scorer, QueryLikelihood):
+        raise InputError(f"method {scorer.config.method!r} cannot be explained: it is no query likelihood")
     encoder = scorer.encoder
     pair = encoder.encode([(query, passage)])[0]
     batch = collate([pair], encoder.pad).to(scorer.base.device)

@@ -183,7 +183,7 @@ class AttendedHints(HintBlock):
         )
 
     def make(self, pairs: Pairs) -> Hints:
-        vectors, _ = self._attend(pairs, need_weights=False)
+        vectors, _ = self._attend(pairs)
         mask = pairs.query_mask & pairs.candidate.any(dim=1, keepdim=True)
         return Hints(vectors, mask, torch.full_like(pairs.query_ids, -1))
 
@@ -191,18 +191,34 @@ class AttendedHints(HintBlock):
         """For each query token the id of the passage token with the largest weight (mean over heads), [B,
         Q].
         """
-        _, weights = self._attend(pairs, need_weights=True)
-        return pairs.passage_ids.gather(1, weights.argmax(dim=2))
+        _, weights = self._attend(pairs)
+        return pairs.passage_ids.gather(1, weights.mean(dim=1).argmax(dim=2))
 
-    def _attend(self, pairs: Pairs, need_weights: bool) -> tuple[Tensor, Tensor | None]:
-        passage = self.base_vectors(pairs.passage_ids)
+    def _attend(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """`nn.MultiheadAttention` of its query over the passage: [B, Q, D] and its weights [B, heads, Q, P].
+
+        The passage's vectors are never projected, which would cost most of the module: instead of the keys
+        W x the queries are, by W's transpose; the values are after they were mixed. (A key's bias changes no
+        weight.)
+        """
+        attention, passage = self.attention, self.base_vectors(pairs.passage_ids)
+        heads, size = attention.num_heads, attention.embed_dim
+        of_query, of_key, of_value = attention.in_proj_weight.view(3, heads, -1, size)
+        bias = attention.in_proj_bias.view(3, heads, -1)
+        query = torch.einsum("bqe,hde->bhqd", self.table(pairs.query_ids), of_query) + bias[0][:, None]
+        query = torch.einsum("bhqd,hde->bhqe", query * of_query.shape[1] ** -0.5, of_key)
         # Attention over nothing would be NaN: a passage with no token to attend to shows a pad, and its hints
         # are masked.
         hidden = ~pairs.candidate
         hidden[:, 0] &= pairs.candidate.any(dim=1)
-        return self.attention(
-            self.table(pairs.query_ids), passage, passage, key_padding_mask=hidden, need_weights=need_weights
-        )
+        scores = query.flatten(1, 2) @ passage.transpose(1, 2)
+        weights = scores.masked_fill(hidden[:, None], -torch.inf).softmax(dim=-1)
+        weights = nn.functional.dropout(weights, attention.dropout, self.training)
+        mixed = (weights @ passage).unflatten(1, (heads, -1))
+        weights = weights.unflatten(1, (heads, -1))
+        values = torch.einsum("bhqe,hde->bhqd", mixed, of_value)
+        values = values + bias[2][:, None] * weights.sum(dim=-1, keepdim=True)  # below 1 under dropout
+        return attention.out_proj(values.transpose(1, 2).flatten(2)), weights
 
 
 def make_hint_block(config: AdapterConfig, base: nn.Embedding, encoder: PairEncoder) -> HintBlock | None:

@@ -7,25 +7,28 @@ model needs no mask.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from qpeft_rerank.errors import PairError
 from qpeft_rerank.models import hints, published
 from qpeft_rerank.models.base import BaseModel
-from qpeft_rerank.models.batch import Batch, collate
+from qpeft_rerank.models.batch import Batch, Prefixes, collate
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.inputs import PairEncoder
+from qpeft_rerank.models.lora import put_to_work
 from qpeft_rerank.models.row_head import RowHead
+from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.passages import Passage
 
 
-class QueryLikelihood(nn.Module):
+class QueryLikelihood(Scorer):
     """Frozen base model + trained part -> log-likelihood of queries.
 
     Args:
@@ -34,14 +37,12 @@ class QueryLikelihood(nn.Module):
     """
 
     def __init__(self, base: BaseModel, config: AdapterConfig):
-        super().__init__()
-        self.config, self.base = config, base
+        super().__init__(base, config)
         self.published = config.layout == "published"
         if self.published:
-            self.encoder: PairEncoder = published.PublishedEncoder(base.tokenizer, config)
+            self.encoder = published.PublishedEncoder(base.tokenizer, config)
         else:
             self.encoder = PairEncoder(base.tokenizer, config, base.context)
-        self.model = base.model
         self._head = (RowHead.on(base.model),)  # in a tuple: it is part of the model already
         embeddings = base.embeddings
         self.prompt = None
@@ -52,16 +53,6 @@ class QueryLikelihood(nn.Module):
         block = make_hint_block(config, embeddings, self.encoder)
         self.hints = None if block is None else block.to(base.device)
         self.train(False)
-
-    def train(self, mode: bool = True) -> QueryLikelihood:
-        """Training mode for the trained part; the base model stays as it is when it scores: no dropout."""
-        super().train(mode)
-        self.model.eval()
-        return self
-
-    def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """What training changes and an adapter folder keeps, by name."""
-        return {name: p for name, p in self.named_parameters() if not name.startswith("model.")}
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean log-likelihood of each pair's scored tokens, [B], fp32; higher is better."""
@@ -79,7 +70,7 @@ class QueryLikelihood(nn.Module):
         """Log-likelihood of every scored token, [N], fp32, in the order of ``batch.scored_row``."""
         vectors, visible, last = self._sequence(batch)
         context: dict[str, Any] = {"attention_mask": visible if self.published else None, "use_cache": False}
-        if batch.prefix_ids is not None:
+        if batch.prefixes is not None:
             context = self._prefix(batch, visible)
         logits = self._run(last, inputs_embeds=vectors, **context).logits[0].float()
         labels = batch.ids[batch.scored_row, batch.scored_column]
@@ -104,8 +95,10 @@ class QueryLikelihood(nn.Module):
         try:
             with torch.inference_mode():
                 inputs = self.encoder.encode(pairs)
+                prefixes = Prefixes.of(inputs).to(self.base.device)
                 plain = self(collate(inputs).to(self.base.device))
-                shared = self(collate(inputs, share=True).to(self.base.device))
+                parts = [collate(part, prefixes=prefixes) for part in (inputs[:1], inputs[1:])]
+                shared = torch.cat([self(part.to(self.base.device)) for part in parts])
         except (PairError, AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError):
             return False  # a model without such a cache, or too short for the trial
         finally:
@@ -115,6 +108,7 @@ class QueryLikelihood(nn.Module):
 
     def _run(self, rows: Tensor, **inputs: Any) -> Any:
         """The model's output, with fp32 logits at the flat positions ``rows`` alone: [1, N, V]."""
+        put_to_work(self.model, self.lora)
         head = self._head[0]
         head.rows = rows
         try:
@@ -123,14 +117,19 @@ class QueryLikelihood(nn.Module):
             head.rows = None
 
     def _prefix(self, batch: Batch, visible: Tensor) -> dict[str, Any]:
-        """Run each shared prefix once; the model's arguments to go on from there to ``visible`` [B, T']."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.prompt is not None):
-            vectors = self._with_prompt(self.base.embeddings(batch.prefix_ids))
-            row = torch.zeros(1, dtype=torch.long, device=vectors.device)  # no logit is needed, one is least
-            cache = self._run(row, inputs_embeds=vectors, use_cache=True).past_key_values
+        """The model's arguments to go on from shared prefixes, which are run once, to ``visible`` [B, T']."""
+        prefixes = batch.prefixes
+        if prefixes.states is None:
+            trained = self.prompt is not None or self.lora is not None  # else nothing there has a gradient
+            with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+                vectors = self._with_prompt(self.base.embeddings(prefixes.ids))
+                row = torch.zeros(1, dtype=torch.long, device=vectors.device)  # one logit is the least
+                prefixes.states = self._run(row, inputs_embeds=vectors, use_cache=True).past_key_values
+        cache = copy.copy(prefixes.states)  # it grows with the batch, the prefixes' own stays
+        cache.layers = [copy.copy(layer) for layer in cache.layers]
         cache.batch_select_indices(batch.prefix_of)
-        length = batch.prefix_length[batch.prefix_of][:, None]
-        there = torch.arange(batch.prefix_ids.shape[1], device=length.device) < length
+        length = prefixes.length[batch.prefix_of][:, None]
+        there = torch.arange(prefixes.ids.shape[1], device=length.device) < length
         mask = torch.cat([there, visible], dim=1)
         context = {"past_key_values": cache, "attention_mask": mask, "use_cache": True}
         if "position_ids" in inspect.signature(self.model.forward).parameters:  # else it counts by the mask
@@ -149,7 +148,7 @@ class QueryLikelihood(nn.Module):
         """Vectors [B, T', D], their mask [B, T'], and the flat index of the row that predicts each token."""
         vectors = self.base.embeddings(batch.ids)
         visible = torch.arange(vectors.shape[1], device=vectors.device) < batch.length[:, None]
-        if batch.prefix_ids is None:
+        if batch.prefixes is None:
             vectors = self._with_prompt(vectors)
         column = batch.scored_column
         if self.hints is None and not self.published:  # nothing can be missing

@@ -1,7 +1,7 @@
 """Learning an adapter from a run, topics and qrels.
 
 `config` holds the settings, `groups` samples topics and passages, `step` runs the pairs of a step through the
-model, `loss` compares them, `development` chooses the best epoch, `loop` puts it all together. `folder`
-checks the output folder, `state` and `checkpoint` keep what a killed training goes on from, `facts` is what
-the record and the card say, `activations` saves memory.
+model, `loss` compares them, `objective` is all that the loop knows of a model, `development` chooses the best
+epoch, `loop` puts it all together. `folder` checks the output folder, `state` and `checkpoint` keep what a
+killed training goes on from, `facts` is what the record and the card say, `activations` saves memory.
 """

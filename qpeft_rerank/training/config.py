@@ -4,7 +4,7 @@ shows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from qpeft_rerank.errors import InputError
@@ -12,6 +12,8 @@ from qpeft_rerank.measures import parse_measures
 
 SCHEDULES = ("constant", "linear")
 MIXED_PRECISION = ("no", "bf16", "fp16")
+LOSSES = ("hinge", "contrastive")
+CONTRASTIVE = {"rankllama": 1.0, "repllama": 0.01}  # methods with that loss, and their papers' temperature
 
 
 def _option(default: Any, help: str, **metadata: Any) -> Any:
@@ -40,8 +42,17 @@ class TrainingConfig:
         100, "hard negatives come from the run's first candidates down to here", least=1
     )
     in_batch: bool = _option(True, "use the other topics' passages of a step as negatives too")
+    loss: str | None = _option(
+        None,
+        "'hinge' is the published one; 'contrastive' is a softmax over a topic's passages (default: hinge; "
+        "rankllama, repllama: contrastive)",
+        choices=LOSSES,
+    )
     margin: float = _option(
-        0.0, "how much better a positive should score than a negative, in nats per token", least=0
+        0.0, "hinge: how much better a positive should score than a negative, in nats per token", least=0
+    )
+    temperature: float | None = _option(
+        None, "contrastive: scores are divided by it (default: 1; repllama: 0.01)", above=0
     )
     epochs: int = _option(20, "most epochs", least=1)
     patience: int = _option(5, "stop after this many epochs without a better development result", least=1)
@@ -69,14 +80,25 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, choices, least = getattr(self, f.name), f.metadata.get("choices"), f.metadata.get("least")
-            if choices and value not in choices:
+            if choices and value not in choices and value != f.default:
                 raise InputError(f"{f.name}: {value!r} is not one of {', '.join(choices)}")
             if least is not None and not (isinstance(value, (int, float)) and value >= least):
                 raise InputError(f"{f.name}: {value!r} is not at least {least}")
+        if self.temperature is not None and not self.temperature > 0:
+            raise InputError(f"temperature: {self.temperature!r} is not above 0")
+        for name, loss in (("margin", "hinge"), ("temperature", "contrastive")):
+            if self.loss not in (None, loss) and getattr(self, name) != getattr(type(self), name):
+                raise InputError(f"{name}: the loss {self.loss} has none; it is of {loss}")
         if self.warmup >= 1:
             raise InputError(f"warmup: {self.warmup!r} is a share of the steps, below 1")
         if self.select != "loss":
             _check_measure(self.select)
+
+    def for_method(self, method: str) -> TrainingConfig:
+        """The same with loss and temperature named: those of the method's paper, where none were chosen."""
+        loss = self.loss or ("contrastive" if method in CONTRASTIVE else "hinge")
+        usual = CONTRASTIVE.get(method, 1.0) if loss == "contrastive" else None
+        return replace(self, loss=loss, temperature=self.temperature or usual)
 
     def check_development(self, there: bool) -> None:
         """Raises `InputError` if epochs are to be chosen by a measure and no development data are there."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from qpeft_rerank.evaluation import evaluate
-from qpeft_rerank.models.likelihood import QueryLikelihood
+from qpeft_rerank.fusion import FusionConfig, pool_runs
+from qpeft_rerank.fusion_weights import Tuning, tune_weights
+from qpeft_rerank.models.adapter import keep_weight
 from qpeft_rerank.passages import Passages
-from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.reranking import rerank
-from qpeft_rerank.scoring import BatchLimits
 from qpeft_rerank.training.config import TrainingConfig
-from qpeft_rerank.training.groups import TrainingTopic, epoch_groups, step_pairs, training_topics
-from qpeft_rerank.training.step import PairLosses, memory_told, step_loss
-from qpeft_rerank.trec import Ranking
+from qpeft_rerank.training.folder import DEV_RUN_FILE
+from qpeft_rerank.training.groups import TrainingTopic, epoch_groups, training_topics
+from qpeft_rerank.training.objective import Objective, PairObjective
+from qpeft_rerank.training.step import memory_told
+from qpeft_rerank.trec import Ranking, write_run
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,27 @@ class Judged:
     qrels: Mapping[str, Mapping[str, int]]
 
 
-class Development:
-    """Fixed development groups and rankings, and what a scorer makes of them."""
+class Choice(Protocol):
+    """What the best epoch of a training is chosen by."""
 
-    def __init__(
-        self, dev: Judged, passages: Passages, training: TrainingConfig, depth: int, limits: BatchLimits
-    ):
+    def loss(self, objective: Objective) -> float:
+        """A development loss; smaller is better."""
+        ...
+
+    def measure(self, objective: Objective) -> dict[str, float]:
+        """Measures, by name; asked for only where an epoch is chosen by one."""
+        ...
+
+    def write(self, objective: Objective, output: Path) -> dict[str, float]:
+        """Write what is to be kept of the best epoch's development data; returns its measures."""
+        ...
+
+
+class Development:
+    """Fixed development groups and rankings, and what a model makes of them."""
+
+    def __init__(self, dev: Judged, passages: Passages, training: TrainingConfig, depth: int):
         self.training, self.passages, self.depth, self.queries = training, passages, depth, dev.topics
-        self.limits = limits
         rankings = list(dev.run)
         self.topics: list[TrainingTopic] = training_topics(
             rankings, dev.topics, dev.qrels, training.dev_topics, training.seed, training.negative_depth
@@ -47,27 +64,48 @@ class Development:
         if training.select != "loss" and training.select not in self.measures:
             self.measures.insert(0, training.select)
 
-    def loss(self, scorer: QueryLikelihood) -> float:
+    def loss(self, objective: Objective) -> float:
         """Mean training loss over the development groups, without dropout."""
-        scorer.eval()
+        objective.scorer.eval()
         rows = self.training.batch_size
         groups = epoch_groups(self.topics, self.training.negatives, self.training.seed, None)
         total = 0.0
         with torch.inference_mode():
             for start in range(0, len(groups), rows):
                 part = groups[start : start + rows]
-                step = step_pairs(part, self.passages, self.training.in_batch)
                 with memory_told(rows):
-                    loss = step_loss(PairLosses(scorer), scorer, step, self.training.margin, self.limits)
+                    loss = objective.loss(objective.module, part)
                 total += loss.item() * len(part)
         return total / len(groups)
 
-    def rerank(self, scorer: QueryLikelihood) -> Iterator[Ranking]:
-        """The development run, reranked."""
-        scorer.eval()
-        reranker = Reranker(scorer, self.limits.tokens, self.limits.pairs)
-        return rerank(self.rankings, self.queries, self.passages, reranker, self.depth)
-
-    def measure(self, rankings: Iterable[Ranking]) -> dict[str, float]:
+    def measure(self, objective: Objective) -> dict[str, float]:
         """Means of the measures over the sampled development topics."""
+        return self._measure(self._rerank(objective))
+
+    def write(self, objective: Objective, output: Path) -> dict[str, float]:
+        """Write the development run as the model reranks it; returns its measures."""
+        rankings = list(self._rerank(objective))
+        write_run(rankings, output / DEV_RUN_FILE, tag=objective.scorer.config.method)
+        measures = self._measure(rankings)
+        if isinstance(objective, PairObjective):
+            tuning = self._tune(rankings)
+            keep_weight(output, tuning.best.weights[1])
+            measures |= {"weight": tuning.best.weights[1], f"{tuning.measure} with weight": tuning.best.value}
+        return measures
+
+    def _tune(self, reranked: list[Ranking]) -> Tuning:
+        """The best share of the model in a candidate's score; the first stage has the rest."""
+        first = [Ranking(r.qid, r.docs[: self.depth]) for r in self.rankings]
+        scored = [Ranking(r.qid, r.docs[: self.depth]) for r in reranked]
+        pools = list(pool_runs([first, scored], FusionConfig("interpolation", "z-score")))
+        measure = "nDCG@10" if self.training.select == "loss" else self.training.select
+        return tune_weights(pools, self.qrels, measure)
+
+    def _rerank(self, objective: Objective) -> Iterator[Ranking]:
+        objective.scorer.eval()
+        return rerank(
+            self.rankings, self.queries, self.passages, objective.pair_scorer(), self.depth, weight=1.0
+        )
+
+    def _measure(self, rankings: Iterable[Ranking]) -> dict[str, float]:
         return evaluate(list(rankings), self.qrels, self.measures).means

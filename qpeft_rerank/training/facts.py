@@ -29,7 +29,11 @@ def card_facts(
         "epoch": facts["epoch"],
         "training topics": training.train_topics or "all",
         "seed": training.seed,
-        "loss": f"pairwise hinge, margin {training.margin}",
+        "loss": (
+            f"contrastive, temperature {training.temperature}"
+            if training.loss == "contrastive"
+            else f"pairwise hinge, margin {training.margin}"
+        ),
         "learning rate": training.learning_rate,
     }
     if "dev_loss" in facts:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,22 +21,19 @@ import torch
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import atomic_write
-from qpeft_rerank.models.adapter import load_adapter, save_adapter
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.config import AdapterConfig
-from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passages
 from qpeft_rerank.record import run_record
-from qpeft_rerank.scoring import default_limits
 from qpeft_rerank.training.activations import recompute_activations
 from qpeft_rerank.training.config import TrainingConfig
-from qpeft_rerank.training.development import Development, Judged
+from qpeft_rerank.training.development import Choice, Development, Judged
 from qpeft_rerank.training.facts import card_facts
-from qpeft_rerank.training.folder import CHECKPOINT, CURVES_FILE, DEV_RUN_FILE, RECORD_FILE, check_folder
-from qpeft_rerank.training.groups import check_passages, epoch_groups, step_pairs, training_topics
+from qpeft_rerank.training.folder import CHECKPOINT, CURVES_FILE, RECORD_FILE, check_folder
+from qpeft_rerank.training.groups import Group, check_passages, epoch_groups, training_topics
+from qpeft_rerank.training.objective import Objective, make_objective
 from qpeft_rerank.training.state import State, begin_or_resume, from_main, save_state
-from qpeft_rerank.training.step import PairLosses, memory_told, step_loss
-from qpeft_rerank.trec import write_run
+from qpeft_rerank.training.step import memory_told
 
 # The main process measures a development run alone while the others wait; by itself torch gives up sooner.
 LONGEST_WAIT = timedelta(hours=12)
@@ -89,14 +86,59 @@ def train(
             says, memory does not do for a step, or the folder cannot be written or holds a training that is
             not to be resumed.
     """
-    from accelerate import Accelerator, InitProcessGroupKwargs
-
     if not settings.trainable:
         raise InputError(f"method {settings.method!r} has nothing to train")
-    listener, output, started = listener or Listener(), Path(output), time.monotonic()
-    sources = sources or {}
+    training = training.for_method(settings.method)
     training.check_development(dev is not None)
     check_folder(output, resume)
+    torch.manual_seed(training.seed)  # initial weights, the same in every process
+    objective = make_objective(base, settings, passages, training)
+    topics = training_topics(
+        data.run, data.topics, data.qrels, training.train_topics, training.seed, training.negative_depth
+    )
+    check_passages(topics, passages)
+    measured = None if dev is None else Development(dev, passages, training, depth)
+    chosen = {
+        "topics": [t.qid for t in topics],
+        "depth": depth,
+        "development_topics": [] if measured is None else [t.qid for t in measured.topics],
+    }
+
+    def groups(epoch: int) -> list[Group]:
+        return epoch_groups(topics, training.negatives, training.seed, epoch)
+
+    return fit(objective, training, groups, output, measured, listener, sources, chosen)
+
+
+def fit(
+    objective: Objective,
+    training: TrainingConfig,
+    examples: Callable[[int], Sequence[Any]],
+    output: str | Path,
+    dev: Choice | None = None,
+    listener: Listener | None = None,
+    sources: Mapping[str, Any] | None = None,
+    chosen: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The loop itself, for any model that learns from examples: steps, epochs, checkpoints, the best epoch.
+
+    Args:
+        objective: the model and its loss.
+        training: the training's settings.
+        examples: those of an epoch (from 1), the same number in each; a step takes ``batch_size`` of them.
+        output: the folder to write, checked before (`folder.check_folder`).
+        dev: chooses the best epoch; without it, the last one is kept.
+        listener, sources: as in `train`.
+        chosen: what else a resumed training must have been begun with, JSON-ready.
+
+    Returns:
+        The record, as it is written.
+    """
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    listener, output, started = listener or Listener(), Path(output), time.monotonic()
+    sources, scorer = sources or {}, objective.scorer
+    base = scorer.base
     try:
         accelerator = Accelerator(
             cpu=base.device.type == "cpu",
@@ -105,8 +147,6 @@ def train(
         )
     except ValueError as error:  # not possible on this device, or the process trained otherwise before
         raise InputError(f"mixed_precision: {' '.join(str(error).split())}") from error
-    torch.manual_seed(training.seed)  # initial weights, the same in every process
-    scorer = QueryLikelihood(base, settings)
     if training.checkpoint_activations:
         recompute_activations(base.model)
         # Computed again, a layer would add to a shared passage's keys and values twice.
@@ -116,47 +156,37 @@ def train(
         weights.values(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
     optimizer = accelerator.prepare(optimizer)  # undoes the loss scale of fp16
-    model = PairLosses(scorer)
+    model = objective.module
     if accelerator.num_processes > 1:
         model = accelerator.prepare(model)
-
-    topics = training_topics(
-        data.run, data.topics, data.qrels, training.train_topics, training.seed, training.negative_depth
-    )
-    check_passages(topics, passages)
-    limits = default_limits(scorer)  # once: what a step leaves allocated is free memory for the next one
-    measured = None if dev is None else Development(dev, passages, training, depth, limits)
     everything = {
-        "adapter": settings.to_dict(),
+        "adapter": scorer.config.to_dict(),
         "training": asdict(training),
         "base_model": base.describe(),
         "processes": accelerator.num_processes,
         "sources": dict(sources),
-        "topics": [t.qid for t in topics],
-        "depth": depth,
-        "development_topics": [] if measured is None else [t.qid for t in measured.topics],
+        **(chosen or {}),
     }
     state = begin_or_resume(output, everything, weights, optimizer)
     if state.step:
         listener.on_resume(state.step)
     rows, me = training.batch_size, accelerator.process_index
     per_step = rows * accelerator.num_processes
-    steps_per_epoch = -(-len(topics) // per_step)
+    steps_per_epoch = -(-len(examples(1)) // per_step)
 
     if state.step == 0 and not state.epochs and accelerator.is_main_process:
-        _finish_epoch(state, 0, None, measured, scorer, training, output, listener, sources)
+        _finish_epoch(state, 0, None, dev, objective, training, output, listener, sources)
     for epoch in range(state.step // steps_per_epoch + 1, training.epochs + 1):
-        if _patience_is_over(state, training, measured):
+        if _patience_is_over(state, training, dev):
             break
-        groups = epoch_groups(topics, training.negatives, training.seed, epoch)
+        every = examples(epoch)
         for place in range(state.step % steps_per_epoch, steps_per_epoch):
-            mine = groups[place * per_step + me * rows :][:rows] or groups[:1]  # or it lends a hand
+            mine = every[place * per_step + me * rows :][:rows] or every[:1]  # or it lends a hand
             torch.manual_seed(_seed(training.seed, state.step, me))  # dropout, the same when resumed
-            pairs = step_pairs(mine, passages, training.in_batch)
             scorer.train()
             with memory_told(rows):
                 with accelerator.autocast():
-                    loss = step_loss(model, scorer, pairs, training.margin, limits) / training.accumulate
+                    loss = objective.loss(model, mine) / training.accumulate
                 accelerator.backward(loss)
             state.step += 1
             last = place + 1 == steps_per_epoch
@@ -174,7 +204,7 @@ def train(
                 save_state(output, state, everything, weights, optimizer, started)
         if accelerator.is_main_process:
             mean = sum(state.losses) / len(state.losses)
-            _finish_epoch(state, epoch, mean, measured, scorer, training, output, listener, sources)
+            _finish_epoch(state, epoch, mean, dev, objective, training, output, listener, sources)
         state = from_main(state, accelerator)
         state.losses = []
         if accelerator.is_main_process:
@@ -187,7 +217,7 @@ def train(
         "seconds": round(state.seconds + time.monotonic() - started, 1),
     }
     if accelerator.is_main_process:
-        _write_results(output, record, base, measured)
+        _write_results(output, record, objective, dev)
     accelerator.wait_for_everyone()
     return record
 
@@ -196,8 +226,8 @@ def _finish_epoch(
     state: State,
     epoch: int,
     train_loss: float | None,
-    dev: Development | None,
-    scorer: QueryLikelihood,
+    dev: Choice | None,
+    objective: Objective,
     training: TrainingConfig,
     output: Path,
     listener: Listener,
@@ -207,21 +237,21 @@ def _finish_epoch(
     facts: dict[str, Any] = {"epoch": epoch, "train_loss": train_loss}
     better = dev is None and epoch > 0
     if dev is not None:
-        facts["dev_loss"] = dev.loss(scorer)
+        facts["dev_loss"] = dev.loss(objective)
         if training.select != "loss":
-            facts["dev"] = dev.measure(dev.rerank(scorer))
+            facts["dev"] = dev.measure(objective)
         value = -facts["dev_loss"] if training.select == "loss" else facts["dev"][training.select]
         better = state.best_value is None or value > state.best_value
         if better:
             state.best_value = value
     if better:
         state.best_epoch = epoch
-        save_adapter(output, scorer, card_facts(training, facts, sources))
+        objective.save(output, card_facts(training, facts, sources))
     state.epochs.append(facts)
     listener.on_epoch({**facts, "best": better})
 
 
-def _patience_is_over(state: State, training: TrainingConfig, dev: Development | None) -> bool:
+def _patience_is_over(state: State, training: TrainingConfig, dev: Choice | None) -> bool:
     return (
         dev is not None
         and state.best_epoch is not None
@@ -229,14 +259,12 @@ def _patience_is_over(state: State, training: TrainingConfig, dev: Development |
     )
 
 
-def _write_results(output: Path, record: dict[str, Any], base: BaseModel, dev: Development | None) -> None:
+def _write_results(output: Path, record: dict[str, Any], objective: Objective, dev: Choice | None) -> None:
     if dev is not None:
         from qpeft_rerank.plots import plot_training
 
-        best = load_adapter(output, base)
-        rankings = list(dev.rerank(best))
-        record["dev"] = dev.measure(rankings)
-        write_run(rankings, output / DEV_RUN_FILE, tag=best.config.method)
+        objective.restore(output)
+        record["dev"] = dev.write(objective, output)
         plot_training(record, output / CURVES_FILE)
     with atomic_write(output / RECORD_FILE) as stream:
         json.dump(record, stream, indent=2, ensure_ascii=False)

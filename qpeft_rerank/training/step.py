@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.batch import Batch
-from qpeft_rerank.models.likelihood import QueryLikelihood
+from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.scoring import BatchLimits, Plan, out_of_memory
+from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.groups import StepPairs
-from qpeft_rerank.training.loss import pairwise_hinge
+from qpeft_rerank.training.loss import compare_pairs
 
 
 class PairLosses(nn.Module):
-    """Negative mean log-likelihoods of batches of pairs, in one call, as wrappers for GPUs need it."""
+    """Negative scores of batches of pairs, in one call, as wrappers for GPUs need it."""
 
-    def __init__(self, scorer: QueryLikelihood):
+    def __init__(self, scorer: Scorer):
         super().__init__()
         self.scorer = scorer
 
@@ -28,7 +29,7 @@ class PairLosses(nn.Module):
 
 
 def step_loss(
-    model: nn.Module, scorer: QueryLikelihood, step: StepPairs, margin: float, limits: BatchLimits
+    model: nn.Module, scorer: Scorer, step: StepPairs, training: TrainingConfig, limits: BatchLimits
 ) -> Tensor:
     """The loss of one step; each pair goes through the model once, however many comparisons it serves.
 
@@ -36,18 +37,16 @@ def step_loss(
         model: `PairLosses` of the scorer, or a wrapper around it.
         scorer: encodes the pairs.
         step: pairs and comparisons.
-        margin: see `pairwise_hinge`.
+        training: says how they are compared, see `loss`.
         limits: sizes of the batches that the pairs are cut into.
     """
     plan = Plan(scorer, scorer.encoder.encode(step.pairs), limits)
-    batches, start = [], 0
-    while start < len(plan.order):
-        indices = plan.batch(start)
-        batches.append(plan.collate(indices))
-        start += len(indices)
-    losses = torch.empty(len(plan.order), device=scorer.base.device)
-    losses = losses.index_copy(0, torch.tensor(plan.order, device=losses.device), model(batches))
-    return pairwise_hinge(losses[step.positive], losses[step.negative], margin)
+    parts = plan.all()
+    order = torch.tensor([i for part in parts for batch in part.pairs for i in batch])
+    batches = [plan.collate(batch, part.prefixes) for part in parts for batch in part.pairs]
+    losses = torch.empty(len(order), device=scorer.base.device)
+    losses = losses.index_copy(0, order.to(losses.device), model(batches))
+    return compare_pairs(losses, step, training)
 
 
 @contextmanager

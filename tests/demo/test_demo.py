@@ -69,7 +69,7 @@ def test_the_demo_runs_the_chain_and_can_run_again(tmp_path: Path, monkeypatch: 
     told = "".join(chain.run_demo(tmp_path / "demo"))
     for word in ("bm25", "hard-prompt", "qpeft-r", "qpeft-a", "nDCG@10", "before", "after", "hints"):
         assert word in told
-    for name in ("hard-prompt", "qpeft-r", "qpeft-a"):
+    for name in ("hard-prompt", "qpeft-r", "qpeft-a", "bm25+hard-prompt", "bm25+qpeft-r", "bm25+qpeft-a"):
         run = load_run(tmp_path / "demo" / f"run.demo.{name}.test.txt")
         assert len(run) == 64 and {len(ranking.docs) for ranking in run.values()} == {5}
     assert (tmp_path / "demo" / "differences.png").stat().st_size > 0

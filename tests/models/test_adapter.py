@@ -23,7 +23,7 @@ from qpeft_rerank.models.adapter import (
 )
 from qpeft_rerank.models.base import BaseModel, load_base
 from qpeft_rerank.models.batch import collate
-from qpeft_rerank.models.config import METHODS
+from qpeft_rerank.models.config import LIKELIHOOD_METHODS
 from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passage
 
@@ -50,19 +50,25 @@ def adapter(base: BaseModel, tmp_path: Path) -> Path:
     return save_adapter(tmp_path / "adapter", tiny_scorer(base, "qpeft-r", k=3))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_folder_holds_all_that_a_score_depends_on(method: str, base: BaseModel, tmp_path: Path) -> None:
-    settings: dict[str, Any] = (
-        {"soft_prompt": True, "prompt_layers": 1, "prompt": "Read on."} if method != "hard-prompt" else {}
-    )
-    scorer = tiny_scorer(base, method, k=3, heads=4, placement="prefix", passage_tokens=20, **settings)
+@pytest.mark.parametrize("lora_rank", [0, 2])
+@pytest.mark.parametrize("method", [*LIKELIHOOD_METHODS, "rankllama"])
+def test_a_folder_holds_all_that_a_score_depends_on(
+    method: str, lora_rank: int, base: BaseModel, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"passage_tokens": 20}
+    if method in LIKELIHOOD_METHODS:
+        settings |= {"k": 3, "heads": 4, "placement": "prefix"}
+    if method in LIKELIHOOD_METHODS[1:]:
+        settings |= {"soft_prompt": True, "prompt_layers": 1, "prompt": "Read on."}
+    scorer = tiny_scorer(base, method, lora_rank=lora_rank, **settings)
     save_adapter(tmp_path / "made" / "here", scorer)
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "made" / "here", moved)
     for loaded in (load_adapter(moved, base), load_adapter(str(moved), device="cpu")):
         assert loaded.config == scorer.config and torch.equal(scores(loaded), scores(scorer))
         assert not loaded.training
-    assert sorted(f.name for f in moved.iterdir()) == ["README.md", CONFIG_FILE, WEIGHTS_FILE]
+    files = ["README.md", CONFIG_FILE, WEIGHTS_FILE]
+    assert sorted(f.name for f in moved.iterdir()) == files + (["lora"] if scorer.lora else [])
 
 
 def test_only_the_trained_part_is_kept(base: BaseModel, adapter: Path, tmp_path: Path) -> None:

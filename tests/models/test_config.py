@@ -5,11 +5,11 @@ import json
 import pytest
 
 from qpeft_rerank.errors import AdapterError, InputError
-from qpeft_rerank.models.config import METHODS, PROMPT, PROMPT_WITH_HINTS, AdapterConfig
+from qpeft_rerank.models.config import LIKELIHOOD_METHODS, PROMPT, PROMPT_WITH_HINTS, AdapterConfig
 
 
 def test_settings_survive_json() -> None:
-    for method in METHODS:
+    for method in LIKELIHOOD_METHODS:
         config = AdapterConfig(method=method, filters=("query", "duplicates"), k=3, prompt="naïve 🦙")
         assert AdapterConfig.from_dict(json.loads(str(config))) == config
 
@@ -49,6 +49,11 @@ def test_the_soft_prompt_method_trains_a_soft_prompt_and_hints_can_be_added() ->
         ("soft_prompt", "yes"),
         ("prompt_layers", 1),
         ("fixed_prompt", "read this"),
+        ("lora_rank", -1),
+        ("lora_dropout", 1.0),
+        ("lora_alpha", 4),
+        ("lora_targets", ("q_proj",)),
+        ("lora_targets", "q_proj"),
     ],
 )
 def test_an_impossible_value_is_an_error_that_names_the_setting(name: str, value: object) -> None:
@@ -71,3 +76,31 @@ def test_unknown_or_damaged_settings_are_an_adapter_error_that_names_the_file() 
     ):
         with pytest.raises(AdapterError, match="^somewhere.json: "):
             AdapterConfig.from_dict(settings, "somewhere.json")
+
+
+def test_a_lora_has_a_rank_and_what_follows_from_it() -> None:
+    assert not AdapterConfig(method="hard-prompt").trainable
+    config = AdapterConfig(method="hard-prompt", lora_rank=4)
+    assert config.trainable and config.lora_alpha == 8
+    given = AdapterConfig(lora_rank=4, lora_alpha=5, lora_targets=("q_proj", "v_proj"))
+    assert AdapterConfig.from_dict(json.loads(str(given))) == given and given.lora_alpha == 5
+
+
+def test_settings_from_before_there_was_a_lora_have_none() -> None:
+    before = {name: value for name, value in AdapterConfig().to_dict().items() if "lora" not in name}
+    assert AdapterConfig.from_dict(before) == AdapterConfig() and AdapterConfig().lora_rank == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("prompt", "Read."), ("soft_prompt", True), ("k", 3), ("placement", "prefix"), ("filters", ())],
+)
+def test_rankllama_has_no_settings_of_a_likelihood(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"^{name}: the method rankllama has no such setting"):
+        AdapterConfig(method="rankllama", **{name: value})
+
+
+def test_rankllama_survives_json_and_has_a_lora() -> None:
+    config = AdapterConfig(method="rankllama", passage_tokens=50)
+    assert config.trainable and config.lora_rank == 32
+    assert AdapterConfig.from_dict(json.loads(str(config))) == config

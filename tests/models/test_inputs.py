@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from qpeft_rerank.errors import InputError, PairError
 from qpeft_rerank.models.batch import collate
-from qpeft_rerank.models.config import METHODS, AdapterConfig
+from qpeft_rerank.models.config import LIKELIHOOD_METHODS, AdapterConfig
 from qpeft_rerank.models.inputs import (
     PairEncoder,
     PairInput,
@@ -110,7 +110,7 @@ def test_any_text_gives_a_finite_score(name: str) -> None:
         "e\u0301\u0301\u0301",
     ]
     base = tiny_base(tokenizer=TOKENIZERS[name])
-    for method in METHODS:
+    for method in LIKELIHOOD_METHODS:
         scorer = tiny_scorer(base, method, k=2)
         pairs = [(text, Passage("d", title, text)) for text in texts for title in ("", text)]
         with torch.inference_mode():
@@ -136,7 +136,7 @@ def test_a_passage_is_cut_from_its_end_and_nothing_else_is() -> None:
 def test_a_model_with_64_positions_is_never_overrun(architecture: str, positions: str) -> None:
     base = tiny_base(architecture, **{positions: 64})
     assert base.context == 64
-    for method in METHODS:
+    for method in LIKELIHOOD_METHODS:
         for placement in ("prefix", "suffix"):
             scorer = tiny_scorer(base, method, k=2, prompt="hints", placement=placement)
             inputs = scorer.encoder.encode(

@@ -9,8 +9,8 @@ import torch
 from tiny_models import ARCHITECTURES, TEXTS, byte_tokenizer, metaspace_tokenizer, tiny_base, tiny_scorer
 
 from qpeft_rerank.models.base import BaseModel
-from qpeft_rerank.models.batch import collate
-from qpeft_rerank.models.config import METHODS, AdapterConfig
+from qpeft_rerank.models.batch import Prefixes, collate
+from qpeft_rerank.models.config import LIKELIHOOD_METHODS, AdapterConfig
 from qpeft_rerank.models.inputs import PairEncoder
 from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.models.row_head import RowHead
@@ -59,14 +59,16 @@ def scores_in_every_batch(
             "pairs of two": torch.from_numpy(score_inputs(scorer, inputs, BatchLimits(10_000, pairs=2))),
         }
         if scorer.can_share:
-            found["passages run once"] = scorer(collate(inputs, share=True))
+            prefixes = Prefixes.of(inputs)
+            parts = [collate(part, prefixes=prefixes) for part in (inputs[:2], inputs[2:])]
+            found["passages run once"] = torch.cat([scorer(part) for part in parts])
     return found
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_score_does_not_depend_on_the_batch(architecture: str) -> None:
     base = tiny_base(architecture)
-    for method, placement in product(METHODS, PLACEMENTS):
+    for method, placement in product(LIKELIHOOD_METHODS, PLACEMENTS):
         scorer = tiny_scorer(base, method, placement=placement, k=3)
         alone, *others = (found := scores_in_every_batch(scorer, PAIRS)).items()
         assert alone[1].isfinite().all() and alone[1].std() > 0.05
@@ -155,7 +157,7 @@ def test_logits_are_made_only_for_the_rows_that_predict_a_query_token() -> None:
     vocabulary = scorer.base.embeddings.weight.shape[0]
     assert shapes == [(1, sum(one.scored for one in inputs), vocabulary)]
     shapes.clear()
-    scorer(collate(inputs, share=True))
+    scorer(collate(inputs, prefixes=Prefixes.of(inputs)))
     assert shapes == [(1, 1, vocabulary), (1, sum(one.scored for one in inputs), vocabulary)]
 
 
@@ -186,7 +188,7 @@ def test_two_scorers_can_stand_on_one_base_model() -> None:
     assert torch.equal(first(batch), before)
 
 
-@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("method", LIKELIHOOD_METHODS[1:])
 def test_the_base_model_stays_as_it_is(method: str) -> None:
     base = tiny_base("gpt2")  # it has dropout
     before = {name: p.clone() for name, p in base.model.named_parameters()}
@@ -228,7 +230,7 @@ def test_gradients_are_the_same_with_passages_run_once() -> None:
         gradients = []
         for share in (False, True):
             scorer.zero_grad()
-            scorer(collate(inputs, share=share)).sum().backward()
+            scorer(collate(inputs, prefixes=Prefixes.of(inputs) if share else None)).sum().backward()
             gradients.append({name: p.grad.clone() for name, p in scorer.trained_parameters().items()})
         for name, gradient in gradients[0].items():
             assert torch.allclose(

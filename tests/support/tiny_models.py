@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.config import AdapterConfig
-from qpeft_rerank.models.likelihood import QueryLikelihood
+from qpeft_rerank.models.methods import make_scorer
+from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.passages import Passage
 
 PARITY_MODEL = Path(__file__).parent.parent / "parity" / "model"
@@ -156,10 +157,10 @@ def save_base(
     return str(folder)
 
 
-def tiny_scorer(base: BaseModel, method: str = "qpeft-r", seed: int = 1, **settings: Any) -> QueryLikelihood:
+def tiny_scorer(base: BaseModel, method: str = "qpeft-r", seed: int = 1, **settings: Any) -> Scorer:
     """A scorer whose trained part has moved away from its start, as training would move it."""
     torch.manual_seed(seed)
-    scorer = QueryLikelihood(base, AdapterConfig(method=method, **settings))
+    scorer = make_scorer(base, AdapterConfig(method=method, **settings))
     with torch.no_grad():
         for parameter in scorer.trained_parameters().values():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -27,6 +27,8 @@ from qpeft_rerank.training.config import TrainingConfig
         ("select", "P"),
         ("select", ""),
         ("select", None),
+        ("loss", "mean"),
+        ("temperature", 0.0),
     ],
 )
 def test_an_impossible_value_is_an_error_that_names_the_setting(name: str, value: object) -> None:
@@ -44,3 +46,16 @@ def test_the_learning_rate_rises_then_stays_or_falls() -> None:
     assert [constant.learning_rate_at(step, 10) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     linear = TrainingConfig(learning_rate=1.0, schedule="linear")
     assert [linear.learning_rate_at(step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_a_method_has_its_own_loss_unless_another_is_chosen() -> None:
+    assert TrainingConfig().for_method("qpeft-a").loss == "hinge"
+    assert TrainingConfig().for_method("rankllama").loss == "contrastive"
+    assert TrainingConfig(loss="hinge").for_method("rankllama").loss == "hinge"
+
+
+def test_a_setting_of_another_loss_is_an_error() -> None:
+    with pytest.raises(InputError, match="^margin: the loss contrastive has none"):
+        TrainingConfig(loss="contrastive", margin=0.5)
+    with pytest.raises(InputError, match="^temperature: the loss hinge has none"):
+        TrainingConfig(temperature=0.5).for_method("qpeft-a")

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import Corpus, corpus, save_base, tiny_base, tiny_scorer
+from small_training import DEV, PASSAGES, QRELS, RUN, TOPICS, Killed, changed, run
+from tiny_models import save_base, tiny_base, tiny_scorer
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import evaluate
+from qpeft_rerank.fusion import FusionConfig, fuse
 from qpeft_rerank.models.adapter import WEIGHTS_FILE, load_adapter
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.batch import Batch
@@ -27,53 +29,17 @@ from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.reranking import rerank
 from qpeft_rerank.scoring import BatchLimits, default_limits
-from qpeft_rerank.training import loop
+from qpeft_rerank.training import objective
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.groups import epoch_groups, step_pairs, training_topics
-from qpeft_rerank.training.loop import Judged, Listener, train
+from qpeft_rerank.training.loop import Judged, Listener
 from qpeft_rerank.training.step import PairLosses, step_loss
-from qpeft_rerank.trec import Ranking, ScoredDoc, load_run
-
-THEMES = ["bees", "salt", "lamps", "rivers", "stone", "camels"]
-PASSAGES = corpus(f"about {a}, {b} and more" for a in THEMES for b in THEMES)
-TOPICS = {str(q): f"what of {theme}" for q, theme in enumerate(THEMES)}
-RUN = [
-    Ranking(qid, [ScoredDoc(f"d{(7 * d + q) % 36}", -float(d)) for d in range(12)])
-    for q, qid in enumerate(TOPICS)
-]
-QRELS = {qid: {f"d{6 * q + b}": 1 for b in range(6)} for q, qid in enumerate(TOPICS)}
-DATA, DEV = Judged(RUN[:5], TOPICS, QRELS), Judged(RUN[2:], TOPICS, QRELS)
-FEW = TrainingConfig(epochs=3, batch_size=2, learning_rate=3e-3)
-
-
-class Killed(BaseException):
-    pass
+from qpeft_rerank.trec import load_run
 
 
 @pytest.fixture(scope="module")
 def base() -> BaseModel:
     return tiny_base()
-
-
-def run(
-    base: BaseModel,
-    output: Path,
-    training: TrainingConfig = FEW,
-    dev: Judged | None = DEV,
-    method: str = "qpeft-a",
-    data: Judged = DATA,
-    passages: Corpus = PASSAGES,
-    settings: dict[str, Any] | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    chosen = AdapterConfig(
-        **{"method": method, "prompt": "hints", "k": 2, "passage_tokens": 30, **(settings or {})}
-    )
-    return train(base, chosen, training, data, passages, output, dev, **options)
-
-
-def changed(training: TrainingConfig = FEW, **changes: Any) -> TrainingConfig:
-    return TrainingConfig(**{**vars(training), **changes})
 
 
 def pairs_of_a_step(in_batch: bool = True, groups: int = 3) -> Any:
@@ -109,7 +75,7 @@ def test_the_folder_holds_the_best_epoch_and_its_development_run(base: BaseModel
         values = [-e["dev_loss"] if select == "loss" else e["dev"][select] for e in record["epochs"]]
         assert record["best_epoch"] == values.index(max(values)), "the first of the best"
         best = load_adapter(output, base)
-        expected = {r.qid: r for r in rerank(DEV.run, TOPICS, PASSAGES, Reranker(best))}
+        expected = {r.qid: r for r in rerank(DEV.run, TOPICS, PASSAGES, Reranker(best), weight=1.0)}
         written = load_run(output / "run.dev.txt")
         assert {q: [d.docid for d in r.docs] for q, r in written.items()} == {
             q: [d.docid for d in r.docs] for q, r in expected.items()
@@ -120,6 +86,24 @@ def test_the_folder_holds_the_best_epoch_and_its_development_run(base: BaseModel
         assert measured == pytest.approx(record["dev"]["nDCG@10"])
         if select == "nDCG@10":
             assert measured == pytest.approx(max(values))
+
+
+def test_the_weight_beside_the_first_stage_is_the_best_one_on_the_development_run(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    output = tmp_path / "adapter"
+    record = run(base, output, changed(epochs=1))
+    scored, weight = load_run(output / "run.dev.txt"), record["dev"]["weight"]
+    first = {ranking.qid: ranking for ranking in DEV.run if ranking.qid in scored}
+    qrels = {qid: QRELS[qid] for qid in scored}
+
+    def value(share: float) -> float:
+        fusion = FusionConfig("interpolation", "z-score", weights=(1 - share, share))
+        return evaluate(fuse([first.values(), scored.values()], fusion), qrels, ["nDCG@10"]).means["nDCG@10"]
+
+    assert record["dev"]["nDCG@10 with weight"] == pytest.approx(value(weight))
+    assert value(weight) >= max(value(share) for share in (0, 0.25, 0.5, 0.75, 1)) - 1e-9
+    assert load_adapter(output, base).weight == weight == Reranker(load_adapter(output, base)).weight
 
 
 def test_training_stops_when_patience_is_over(base: BaseModel, tmp_path: Path) -> None:
@@ -301,8 +285,8 @@ def test_memory_that_runs_out_is_an_error_that_says_what_to_do(
 
 def test_limits_are_estimated_once(base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[None] = []
-    limits = loop.default_limits
-    monkeypatch.setattr(loop, "default_limits", lambda scorer: (asked.append(None), limits(scorer))[1])
+    limits = objective.default_limits
+    monkeypatch.setattr(objective, "default_limits", lambda scorer: (asked.append(None), limits(scorer))[1])
     run(base, tmp_path / "adapter", changed(epochs=2))
     assert len(asked) == 1
 
@@ -320,7 +304,7 @@ def test_each_pair_is_run_once_per_step(base: BaseModel, monkeypatch: pytest.Mon
     step = pairs_of_a_step()
     assert scorer.can_share  # tried once, on texts of its own
     seen.clear()
-    step_loss(PairLosses(scorer), scorer, step, 0.0, default_limits(scorer))
+    step_loss(PairLosses(scorer), scorer, step, TrainingConfig(), default_limits(scorer))
     assert sum(seen) == len(step.pairs) < len(step.negative) * 2
 
 
@@ -331,7 +315,7 @@ def test_the_loss_of_a_step_is_that_of_its_comparisons_however_it_is_batched(bas
     hinge = [max(0.0, losses[p] - losses[n] + 0.5) for p, n in zip(step.positive, step.negative, strict=True)]
     expected = sum(hinge) / len(hinge) + sum(losses[p] for p in step.positive) / len(hinge)
     for tokens in (8192, 60):
-        loss = step_loss(PairLosses(scorer), scorer, step, 0.5, BatchLimits(tokens))
+        loss = step_loss(PairLosses(scorer), scorer, step, TrainingConfig(margin=0.5), BatchLimits(tokens))
         assert loss.item() == pytest.approx(expected, abs=1e-4)
 
 
@@ -417,12 +401,13 @@ SCRIPT = """
 import json, os, sys
 from pathlib import Path
 import torch
-import test_loop
+import small_training
 from qpeft_rerank.models.base import load_base
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
-base, training = load_base(str(folder / "model"), device="cpu"), test_loop.changed(epochs=2, batch_size=1)
-record = test_loop.run(base, folder / "adapter", training)
+base = load_base(str(folder / "model"), device="cpu")
+training = small_training.changed(epochs=2, batch_size=1)
+record = small_training.run(base, folder / "adapter", training, settings={"lora_rank": 2})
 (folder / f"record.{os.environ['RANK']}").write_text(json.dumps(record["epochs"]))
 """
 
@@ -453,4 +438,6 @@ def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
     assert records[0] == records[1] and [e["epoch"] for e in records[0]] == [0, 1, 2]
     assert records[0][2]["dev_loss"] < records[0][0]["dev_loss"]
     loaded = load_adapter(tmp_path / "adapter", device="cpu")
-    assert loaded.config.method == "qpeft-a" and (tmp_path / "adapter" / "run.dev.txt").exists()
+    assert (
+        loaded.config.method == "qpeft-a" and loaded.lora and (tmp_path / "adapter" / "run.dev.txt").exists()
+    )
