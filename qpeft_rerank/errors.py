@@ -74,3 +74,8 @@ class PairError(QpeftError):
     def named(self, qid: str, docid: str) -> PairError:
         """The same error with the pair's name."""
         return PairError(self.reason, self.index, self.tokens, qid, docid)
+
+
+def one_line(error: BaseException) -> str:
+    """Another library's error as one line of at most 300 characters; its type if it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -14,20 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.settings import check_settings, setting
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
 METHODS = ("rrf", "interpolation")
 NORMALIZATIONS = ("min-max", "z-score", "none")
-
-
-def _option(default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True)
@@ -38,25 +35,20 @@ class FusionConfig:
         InputError: a field has a value that is not possible; the message names field and value.
     """
 
-    method: str = _option(
+    method: str = setting(
         "rrf", "rrf: by reciprocal ranks; interpolation: by weighted scores", choices=METHODS
     )
-    normalize: str = _option(
+    normalize: str = setting(
         "min-max", "how scores are made comparable, topic by topic (interpolation)", choices=NORMALIZATIONS
     )
-    rrf_k: int = _option(60, "k of 1 / (k + rank): the higher, the less the first ranks stand out", least=0)
-    depth: int | None = _option(None, "documents of each run and topic that count (default: all)", least=1)
-    weights: tuple[float, ...] | None = _option(
+    rrf_k: int = setting(60, "k of 1 / (k + rank): the higher, the less the first ranks stand out", least=0)
+    depth: int | None = setting(None, "documents of each run and topic that count (default: all)", least=1)
+    weights: tuple[float, ...] | None = setting(
         None, "weight of each run (default: equal; 1 each for rrf, else 1 in all)"
     )
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value, choices, least = getattr(self, f.name), f.metadata.get("choices"), f.metadata.get("least")
-            if choices and value not in choices:
-                raise InputError(f"{f.name}: {value!r} is not one of {', '.join(choices)}")
-            if least is not None and value is not None and not (type(value) is int and value >= least):
-                raise InputError(f"{f.name}: {value!r} is not a whole number of at least {least}")
+        check_settings(self)
         if self.weights is not None:
             object.__setattr__(self, "weights", _checked_weights(self.weights))
 

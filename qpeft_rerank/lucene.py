@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.errors import InputError, one_line
 from qpeft_rerank.java import ensure_jvm, java_calls, java_class
 
 
@@ -75,7 +75,7 @@ def _fetch_prebuilt(name: str) -> Path:
         try:
             return Path(download_prebuilt_index(name, verbose=False))
         except Exception as error:  # Pyserini raises whatever its downloads, checks and tar files raise
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise InputError(f"the prebuilt index {name} cannot be fetched: {reason}") from error
 
 

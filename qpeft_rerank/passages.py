@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from qpeft_rerank.corpora import Passage, passage_of_record
-from qpeft_rerank.errors import DependencyError, InputError
+from qpeft_rerank.errors import DependencyError, InputError, one_line
 
 __all__ = ["IndexPassages", "IrDatasetPassages", "Passage", "Passages", "open_passages", "passage_of_hit"]
 
@@ -95,14 +95,14 @@ class IrDatasetPassages:
         try:
             self._store = dataset.docs_store()
         except Exception as error:  # its downloads and unpackers raise whatever they raise
-            raise InputError(f"{self.name} cannot be opened: {_one_line(error)}") from error
+            raise InputError(f"{self.name} cannot be opened: {one_line(error)}") from error
 
     def get(self, docids: Sequence[str]) -> dict[str, Passage]:
         """See :class:`Passages`."""
         try:
             documents = self._store.get_many(list(dict.fromkeys(docids)))
         except Exception as error:  # as above: the first look-up may fetch
-            raise InputError(f"{self.name} cannot be read: {_one_line(error)}") from error
+            raise InputError(f"{self.name} cannot be read: {one_line(error)}") from error
         return {docid: _passage_of_ir_document(docid, document) for docid, document in documents.items()}
 
 
@@ -156,7 +156,3 @@ def _passage_of_ir_document(docid: str, document: Any) -> Passage:
     if text is None:  # other fields: the data set says itself what its text is
         return Passage(docid, "", str(document.default_text()))
     return Passage(docid, str(title), str(text))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -44,7 +44,7 @@ class PairScorer(Protocol):
 
 
 class Reranker:
-    """Scores pairs by query likelihood.
+    """Scores pairs by query likelihood, or as another method does.
 
     Args:
         scorer: base model and adapter.
@@ -113,7 +113,8 @@ class Reranker:
     def score(
         self, pairs: Sequence[tuple[str, Passage]], progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
-        """Mean log-likelihood of each query given its passage, float32, in nats per token; at most 0.
+        """Mean log-likelihood of each query given its passage, float32, in nats per token; at most 0. Of the
+        method rankllama: any number.
 
         Raises:
             PairError: a pair that does not fit; ``index`` says which.

@@ -24,10 +24,10 @@ from qpeft_rerank.models.scorer import Scorer
 # Larger batches fall out of a CPU's caches and are slower. Its memory is not scarce, so that the keys and
 # values of shared passages, which stream through, hardly count.
 CPU_BATCH_TOKENS, CPU_CACHED = 2_560, 0.1
-SHARING_OVERHEAD = (
-    1.3  # passages are shared only if this many times fewer tokens remain: keys and values must be copied
-)
-GPU_MEMORY_SHARE = 0.5  # of what is free once the model is loaded; the rest covers logits and fragmentation
+# Passages are shared only if this many times fewer tokens remain: keys and values must be copied.
+SHARING_OVERHEAD = 1.3
+GPU_MEMORY_SHARE = 0.5  # of what is free once the model is loaded; the rest covers fragmentation
+LOGITS_PER_POSITION = 0.1  # a query has about a tenth of a pair's tokens
 
 
 @dataclass
@@ -57,11 +57,14 @@ def default_limits(
     heads = getattr(config, "num_attention_heads", None) or 1  # state-space models have none
     key_value = getattr(config, "num_key_value_heads", None) or heads
     forward = 8 * hidden + 3 * (getattr(config, "intermediate_size", None) or 4 * hidden)
+    logits = LOGITS_PER_POSITION * 2 * 4 * config.vocab_size  # bytes: in fp32, and once more for the softmax
     cache = 2 * config.num_hidden_layers * key_value * (getattr(config, "head_dim", None) or hidden // heads)
     device = scorer.base.device
     if batch_tokens is None and device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        batch_tokens = max(1024, int(GPU_MEMORY_SHARE * free / (scorer.base.dtype.itemsize * forward)))
+        batch_tokens = max(
+            1024, int(GPU_MEMORY_SHARE * free / (scorer.base.dtype.itemsize * forward + logits))
+        )
     if device.type == "cpu":
         return BatchLimits(batch_tokens or CPU_BATCH_TOKENS, batch_size, CPU_CACHED)
     return BatchLimits(batch_tokens or CPU_BATCH_TOKENS, batch_size, cache / forward)
@@ -118,8 +121,10 @@ class Plan:
         """Positions that a batch takes, padding counted: its own or its prefixes', whichever takes more."""
         if prefixes is None:
             return len(pairs) * self.inputs[pairs[0]].length
-        own = len(pairs) * self._cost_of_end(pairs[0], prefixes.ids.shape[1])
-        return int(max(own, prefixes.ids.numel()))
+        count, longest = prefixes.ids.shape
+        return int(
+            max(len(pairs) * self._cost_of_end(pairs[0], longest), count * self._cost_of_prefix(longest))
+        )
 
     def collate(self, indices: Sequence[int], prefixes: Prefixes | None) -> Batch:
         """The batch of these pairs, on the model's device."""
@@ -135,9 +140,13 @@ class Plan:
         own = self.inputs[index].length - len(self.inputs[index].before)
         return own + self.limits.cached * (longest + own)
 
+    def _cost_of_prefix(self, length: int) -> float:
+        """Positions of a prefix, or twice what its keys and values take: they stay while pairs are run."""
+        return length * max(1, 2 * self.limits.cached)
+
     def _chunk(self, rest: Sequence[int]) -> list[int]:
         """The first pairs of ``rest``: those of as many prefixes as make a batch."""
-        most = self._most(len(self.inputs[rest[0]].before))
+        most = self._most(self._cost_of_prefix(len(self.inputs[rest[0]].before)))
         count, before, chunk = 0, None, []
         for index in rest:
             pair = self.inputs[index]
@@ -157,7 +166,10 @@ class Plan:
         apart = sum(pair.length for pair in self.inputs)
         together = apart - sum(len(pair.before) for pair in self.inputs) + sum(map(len, different))
         window = getattr(self.scorer.base.model.config.get_text_config(), "sliding_window", None)
-        fits = window is None or max(pair.length for pair in self.inputs) <= window
+        # A window is counted with the pads between the longest passage of a batch and what comes after it.
+        longest = max(len(pair.before) for pair in self.inputs)
+        longest += max(pair.length - len(pair.before) for pair in self.inputs)
+        fits = window is None or longest <= window
         return together * SHARING_OVERHEAD < apart and fits and self.scorer.can_share
 
 
@@ -199,7 +211,9 @@ def score_inputs(
                         raise PairError(
                             "out of memory on this pair alone", indices[0], inputs[indices[0]].length
                         ) from error
-                    limits.tokens = max(1, plan.cost(indices, prefixes) // 2)  # pairs after it fit more
+                    # Half of what failed, so that shorter pairs still fill a batch. One pair may cost more
+                    # than the limit: then half of that, down to a single prefix.
+                    limits.tokens = max(1, min(limits.tokens, plan.cost(indices, prefixes)) // 2)
                     error.__traceback__ = None  # frees the tensors of the failed batch
                     left = set(chain.from_iterable(batches[place:]))
                     rest = [i for i in chunk if i in left] + rest

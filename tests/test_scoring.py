@@ -111,6 +111,33 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     )
 
 
+def test_memory_that_takes_one_passage_at_a_time_is_found(
+    scorer: QueryLikelihood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, calls = scorer.forward, []
+
+    def small_machine(batch: Batch) -> torch.Tensor:
+        calls.append(batch)
+        assert len(calls) < 100, "it tries the same again and again"
+        if len(batch.ids) > 1 or len(batch.prefixes.place) > 1:
+            raise MemoryError
+        return forward(batch)
+
+    monkeypatch.setattr(scorer, "forward", small_machine)
+    # Much for keys and values: one pair costs more than two passages do.
+    scores = score(scorer, CROWD, BatchLimits(100_000, cached=4.0))
+    monkeypatch.undo()
+    assert np.allclose(scores, alone(scorer, CROWD), **SAME)
+
+
+def test_keys_and_values_that_stay_leave_room_for_the_pairs(scorer: QueryLikelihood) -> None:
+    inputs = scorer.encoder.encode([(f"how far {i}", passage) for i in range(8) for passage in PASSAGES])
+    for cached in (0.1, 1.0, 4.0):
+        plan = Plan(scorer, inputs, BatchLimits(1000, cached=cached))
+        for _, prefixes in plan.all():
+            assert prefixes.ids.numel() * max(1, 2 * cached) <= 1000 or len(prefixes.place) == 1
+
+
 def test_after_memory_ran_out_on_long_pairs_short_ones_still_fill_a_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -27,6 +27,12 @@ class AdaptOptions(ModelOptions, CollectionOptions):
         metavar="TEXT",
         positional=True,
     )
+    dtype: str | None = option(
+        None,
+        "type of its weights (default: float32 where all are trained, since bfloat16 would lose small steps, "
+        "else as for the other verbs)",
+        choices=("float32", "bfloat16", "float16"),
+    )
     output: str | None = option(None, "model folder to make", metavar="DIR")
     resume: bool = option(False, "go on with an adaptation that was not finished")
     settings: LlaraConfig = configuration(LlaraConfig, "adaptation")
@@ -54,8 +60,10 @@ def run(options: AdaptOptions) -> None:
 
     check_folder(options.output, options.resume)
     texts = read_texts(sources, options.settings.passage_words)
-    _log.info("%s passages of text", f"{len(texts):,}")
-    base = load_base(options.model, **options.base_options())
+    followed = sum(bool(text.following) for text in texts)
+    _log.info("%s passages of text, %s with a next one", f"{len(texts):,}", f"{followed:,}")
+    usual = {} if options.settings.lora_rank else {"dtype": "float32"}
+    base = load_base(options.model, **usual | options.base_options())
     with progress_bar("adapt", " steps") as bar:
         record = adapt(
             base,

@@ -53,6 +53,10 @@ class EncoderOptions(TextOptions, ModelOptions):
         " (default: the adapter's)",
     )
 
+    revision: str | None = option(
+        None, "branch, tag or commit of the model on the hub; with an adapter, of its base model"
+    )
+
     def open_encoder(self, **known: Any) -> Encoder:
         """Load the encoder; ``known`` are arguments of `open_encoder` for what no flag says."""
         from qpeft_rerank.dense.encoder import open_encoder

@@ -81,7 +81,8 @@ class RerankOptions(
     weight: float | None = option(
         None,
         "the model's share in a score, 0 to 1; the run's score has the rest, 1 is the model alone "
-        f"(default: what the adapter's training chose; without an adapter {UNTRAINED_WEIGHT})",
+        "(default: what the adapter's training chose on development topics; 1 for a published RankLLaMA; "
+        f"else {UNTRAINED_WEIGHT})",
         least=0,
     )
     missing: str = option(

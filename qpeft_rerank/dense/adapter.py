@@ -16,8 +16,8 @@ from torch import nn
 from qpeft_rerank.dense.causal import CausalEncoder, body_of
 from qpeft_rerank.dense.config import ENCODER_FILE
 from qpeft_rerank.dense.encoder import check_probe, choose_config, known_config
-from qpeft_rerank.dense.vectors import PROBE, read_probe
-from qpeft_rerank.errors import AdapterError
+from qpeft_rerank.dense.vectors import PROBE_FILE, read_probe
+from qpeft_rerank.errors import AdapterError, one_line
 from qpeft_rerank.models import adapter as pair_adapter
 from qpeft_rerank.models import lora
 from qpeft_rerank.models.base import BaseModel, load_base
@@ -40,7 +40,8 @@ def open_adapter(
         InputError: our own folder's probe text gets another vector than at the training: another base model.
     """
     folder = pair_adapter.fetch_folder(name)
-    weights = folder / lora.FOLDER if (folder / ENCODER_FILE).is_file() else folder
+    ours = (folder / ENCODER_FILE).is_file() and (folder / lora.FOLDER).is_dir()
+    weights = folder / lora.FOLDER if ours else folder
     config = _read_peft_json(weights)
     if model is None:
         model = config.get("base_model_name_or_path")
@@ -50,8 +51,10 @@ def open_adapter(
     base = replace(load_base(model, **base_options), lora=str(name))
     _carry(base, weights)
     known = known_config(folder)
-    if (folder / PROBE).is_file():
-        check_probe(CausalEncoder(base, known, batch_tokens), read_probe(folder), folder)
+    if (folder / PROBE_FILE).is_file():
+        encoder = CausalEncoder(base, known, batch_tokens)
+        # It may have been trained in bfloat16, on a GPU, and be run in float32 here.
+        check_probe(encoder, read_probe(folder), folder, dtype="bfloat16")
     return CausalEncoder(base, choose_config(known, template, settings or {}), batch_tokens)
 
 
@@ -60,7 +63,8 @@ def _read_peft_json(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder} is no LoRA folder: {lora.CONFIG_FILE} cannot be read") from error
+        hint = " (it is a model: name it with --model)" if (folder / "config.json").is_file() else ""
+        raise AdapterError(f"{folder} is no LoRA folder: {lora.CONFIG_FILE} cannot be read{hint}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = "a reranker of qpeft-rerank" if isinstance(config, dict) and "format" in config else "no LoRA"
         raise AdapterError(f"{path} is {kind}, not an encoder")
@@ -82,7 +86,7 @@ def _carry(base: BaseModel, folder: Path) -> None:
         if base.describe()["quantization"] is None:
             carrying.merge_and_unload()  # in place: the layers are put back where they were
     except Exception as error:  # peft raises KeyError, RuntimeError, ValueError for a LoRA of another model
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise AdapterError(f"{folder} does not fit the model {base.name!r}: {reason}") from error
     base.model.eval().requires_grad_(False)
 

@@ -8,6 +8,7 @@ length 1; a folder with further steps, such as a dense layer, is refused rather 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from qpeft_rerank.dense.batches import embed
 from qpeft_rerank.dense.config import EncoderConfig
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.errors import InputError, one_line
 from qpeft_rerank.models.base import DTYPES, BaseModel
 from qpeft_rerank.models.inputs import MOST_CHARACTERS_PER_TOKEN, passage_text
 from qpeft_rerank.passages import Passage
@@ -36,7 +37,7 @@ _OLD_POOLINGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
 _POOLINGS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
-_MOST_TOKENS = 512  # where neither model nor folder sets a limit
+_MOST_TOKENS = 512  # where the folder does not say; the model may take more
 
 
 class BidirectionalEncoder(nn.Module):
@@ -123,24 +124,26 @@ def load(
     """
     from transformers import AutoModel, AutoTokenizer
 
-    from qpeft_rerank.models.base import _default_device, _default_dtype, _one_line, _without_progress_bars
+    from qpeft_rerank.models.base import default_device, default_dtype, without_progress_bars
 
     for name in others:
         raise InputError(f"{name}: only for causal models, and {model!r} is run as a bidirectional one")
     found, subfolder = _read_folder(model, revision)
-    device = device or _default_device()
+    device = device or default_device()
     try:
         options: dict[str, Any] = {"revision": revision or "main", "subfolder": subfolder}
         tokenizer = AutoTokenizer.from_pretrained(model, **options)
-        with _without_progress_bars():
+        with without_progress_bars():
             loaded = AutoModel.from_pretrained(
-                model, use_safetensors=True, dtype=DTYPES[dtype or _default_dtype(device)], **options
+                model, use_safetensors=True, dtype=DTYPES[dtype or default_dtype(device)], **options
             ).to(device)
     except Exception as error:  # transformers raises anything from OSError to KeyError for a bad folder
-        raise InputError(f"encoder {model!r} cannot be loaded: {_one_line(error)}") from error
+        raise InputError(f"encoder {model!r} cannot be loaded: {one_line(error)}") from error
     base = BaseModel(loaded.eval().requires_grad_(False), tokenizer, model, revision)
-    limit = min(base.context or _MOST_TOKENS, tokenizer.model_max_length, found.pop("tokens", _MOST_TOKENS))
-    config = {"query_tokens": limit, "passage_tokens": limit, **found, **settings}
+    own = found.pop("tokens", None)
+    limit = min(base.context or _MOST_TOKENS, tokenizer.model_max_length, own or sys.maxsize)
+    usual = limit if own else min(limit, _MOST_TOKENS)
+    config = {"query_tokens": usual, "passage_tokens": usual, **found, **settings}
     for key in ("query_tokens", "passage_tokens"):
         config[key] = min(config[key], limit)
     return BidirectionalEncoder(base, EncoderConfig.of(template or "plain", **config), batch_tokens)
@@ -177,6 +180,10 @@ def _read_folder(model: str, revision: str | None) -> tuple[dict[str, Any], str]
 
 
 def _pooling(config: dict[str, Any], model: str) -> str:
+    if config.get("include_prompt") is False:
+        raise InputError(
+            f"encoder {model!r} pools without its prompt (include_prompt), which is not known here"
+        )
     modes = config.get("pooling_mode") or [new for old, new in _OLD_POOLINGS.items() if config.get(old)]
     modes = [modes] if isinstance(modes, str) else list(modes) or ["mean"]
     if len(modes) > 1 or modes[0] not in _POOLINGS:
@@ -202,12 +209,15 @@ def _find(model: str, name: str, revision: str | None) -> Path | None:
         return Path(model, name) if Path(model, name).is_file() else None
     from transformers.utils import cached_file
 
-    found = cached_file(
-        model,
-        name,
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    try:
+        found = cached_file(
+            model,
+            name,
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:  # no name of the hub: what loads the model says so
+        return None
     return None if found is None else Path(found)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import atomic_write
+from qpeft_rerank.settings import setting
 
 ENCODER_FILE = "encoder.json"
 FORMAT = "qpeft-rerank encoder 1"
@@ -30,10 +31,6 @@ TEMPLATES: dict[str, dict[str, Any]] = {
 }
 
 
-def _option(default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
-
-
 class Side(NamedTuple):
     """What goes around a query, or around a passage, and after how many tokens the text is cut."""
 
@@ -51,21 +48,21 @@ class EncoderConfig:
         InputError: a field has a value that is not possible; the message names field and value.
     """
 
-    pooling: str = _option(
+    pooling: str = setting(
         "last",
         "which states make the vector: the last token's (causal models), the mean of all, or the first's",
         choices=POOLINGS,
     )
-    query_prefix: str = _option("query: ", "text in front of a query")
-    passage_prefix: str = _option("passage: ", "text in front of a passage")
-    query_suffix: str = _option("", "text after a query")
-    passage_suffix: str = _option("", "text after a passage")
-    query_marks: tuple[str, ...] = _option(
+    query_prefix: str = setting("query: ", "text in front of a query")
+    passage_prefix: str = setting("passage: ", "text in front of a passage")
+    query_suffix: str = setting("", "text after a query")
+    passage_suffix: str = setting("", "text after a passage")
+    query_marks: tuple[str, ...] = setting(
         (), "special tokens at a query's end, whose mean is the vector; without any, the end token's state is"
     )
-    passage_marks: tuple[str, ...] = _option((), "the same for passages")
-    query_tokens: int = _option(64, "a query is cut after this many tokens, its prefix counted", least=1)
-    passage_tokens: int = _option(300, "a passage is cut after this many tokens, its prefix counted", least=1)
+    passage_marks: tuple[str, ...] = setting((), "the same for passages")
+    query_tokens: int = setting(64, "a query is cut after this many tokens, its prefix counted", least=1)
+    passage_tokens: int = setting(300, "a passage is cut after this many tokens, its prefix counted", least=1)
 
     def __post_init__(self) -> None:
         for f in fields(self):

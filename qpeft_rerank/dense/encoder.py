@@ -56,8 +56,8 @@ def open_encoder(
 ) -> Encoder:
     """Load an encoder.
 
-    A folder with ``modules.json`` (sentence-transformers), and any model with a ``pooling`` of mean or cls,
-    is run as a bidirectional model; every other model as a causal one.
+    A folder with ``modules.json`` (sentence-transformers), unless a template is given, and any model with a
+    ``pooling`` of mean or cls is run as a bidirectional model; every other model as a causal one.
 
     Args:
         model: Hugging Face name or folder; ``demo`` for the packaged model. May be left out where ``adapter``
@@ -114,8 +114,15 @@ def encode_probe(encoder: Encoder) -> np.ndarray:
     return np.concatenate([query, encoder.encode_passages([Passage("probe", "Title", PROBE)])])
 
 
-def check_probe(encoder: Encoder, expected: np.ndarray, where: object) -> None:
-    """Raises `InputError` unless the encoder is the one whose `encode_probe` is ``expected``."""
+def check_probe(encoder: Encoder, expected: np.ndarray, where: object, dtype: str | None = None) -> None:
+    """Raises `InputError` unless the encoder is the one whose `encode_probe` is ``expected``.
+
+    Args:
+        encoder: the one in question.
+        expected: its vectors, float32 [2, D].
+        where: what they were kept with, for the message.
+        dtype: the type of weights that they were made with, by default that of ``encoder``.
+    """
     found = encode_probe(encoder)
     if found.shape != expected.shape:
         raise InputError(
@@ -123,7 +130,8 @@ def check_probe(encoder: Encoder, expected: np.ndarray, where: object) -> None:
             f"this one {found.shape[1]}"
         )
     distance, facts = float(1 - (found * expected).sum(axis=1).min()), encoder.describe()
-    if not distance <= (QUANTIZED_PROBE if facts.get("quantization") else SAME_PROBE[facts["dtype"]]):
+    rounding = max(SAME_PROBE[facts["dtype"]], SAME_PROBE[dtype or facts["dtype"]])
+    if not distance <= (QUANTIZED_PROBE if facts.get("quantization") else rounding):
         raise InputError(
             f"{where}: was made by another encoder, or with other settings: a probe text gets another vector "
             f"(cosine {1 - distance:.4f})"

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qpeft_rerank.dense.vectors import PROBE, read_manifest, read_probe, read_shards
+from qpeft_rerank.dense.vectors import PROBE_FILE, read_manifest, read_probe, read_shards
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.folders import replacing_folder
 from qpeft_rerank.record import run_record
+from qpeft_rerank.settings import check_settings, setting
 
 INDEX, DOCIDS, DESCRIPTION = "index", "docid", "dense.json"
 FORMAT = "qpeft-rerank dense index 1"
@@ -27,10 +28,6 @@ KINDS = ("flat", "hnsw", "ivf-pq")
 CENTROIDS = 256  # of a subvector, which 8 bits name; training needs as many vectors
 LEAST_PER_LIST = 39  # Faiss's own measure of what a list's centre needs to be learned
 ADD = 10_000  # vectors added at a time: what is copied to float32
-
-
-def _option(default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True)
@@ -41,29 +38,24 @@ class IndexConfig:
         InputError: a field has a value that is not possible; the message names field and value.
     """
 
-    kind: str = _option(
+    kind: str = setting(
         "flat", "flat is exact; hnsw is a graph: fast, more memory; ivf-pq is small", choices=KINDS
     )
-    links: int = _option(32, "hnsw: neighbours of a vector in the graph", least=2)
-    ef_construction: int = _option(200, "hnsw: candidates looked at to place a vector", least=1)
-    ef_search: int = _option(128, "hnsw: candidates looked at in a search", least=1)
-    lists: int = _option(0, "ivf-pq: lists; 0 is 4 times the root of the number of passages", least=0)
-    probes: int = _option(16, "ivf-pq: lists looked at in a search", least=1)
-    subvectors: int = _option(
+    links: int = setting(32, "hnsw: neighbours of a vector in the graph", least=2)
+    ef_construction: int = setting(200, "hnsw: candidates looked at to place a vector", least=1)
+    ef_search: int = setting(128, "hnsw: candidates looked at in a search", least=1)
+    lists: int = setting(0, "ivf-pq: lists; 0 is 4 times the root of the number of passages", least=0)
+    probes: int = setting(16, "ivf-pq: lists looked at in a search", least=1)
+    subvectors: int = setting(
         0, "ivf-pq: bytes that a vector becomes, a divisor of its length; 0 is about 64", least=0
     )
-    train_vectors: int = _option(
+    train_vectors: int = setting(
         500_000, "ivf-pq: vectors that lists and codes are learned from, at most", least=1
     )
-    threads: int = _option(1, "threads that build", least=1)
+    threads: int = setting(1, "threads that build", least=1)
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value, choices, least = getattr(self, f.name), f.metadata.get("choices"), f.metadata.get("least")
-            if choices and value not in choices:
-                raise InputError(f"{f.name}: {value!r} is not one of {', '.join(choices)}")
-            if least is not None and not (isinstance(value, int) and value >= least):
-                raise InputError(f"{f.name}: {value!r} is not at least {least}")
+        check_settings(self)
 
 
 def build_dense_index(
@@ -95,7 +87,7 @@ def build_dense_index(
     index = _empty_index(config, count, dimension)
     faiss.omp_set_num_threads(config.threads)
     if not index.is_trained:
-        index.train(_sample(arrays, count, config.train_vectors))
+        index.train(_sample(arrays, count, config.train_vectors, max(index.nlist, CENTROIDS)))
     for array in arrays:
         for start in range(0, len(array), ADD):
             part = np.ascontiguousarray(array[start : start + ADD], dtype=np.float32)
@@ -112,7 +104,7 @@ def build_dense_index(
         faiss.write_index(index, str(building / INDEX))
         with (building / DOCIDS).open("w", encoding="utf-8", newline="\n") as stream:
             stream.writelines(f"{docid}\n" for shard in shards for docid in shard.docids)
-        np.save(building / PROBE, read_probe(source), allow_pickle=False)
+        np.save(building / PROBE_FILE, read_probe(source), allow_pickle=False)
         description = {**facts, "encoder": manifest["settings"]["encoder"], **run_record(settings)}
         (building / DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
     return count
@@ -159,9 +151,14 @@ def _empty_index(config: IndexConfig, count: int, dimension: int) -> Any:
     return index
 
 
-def _sample(arrays: list[np.ndarray], count: int, most: int) -> np.ndarray:
-    """Vectors spread evenly over the corpus, float32."""
+def _sample(arrays: list[np.ndarray], count: int, most: int, least: int) -> np.ndarray:
+    """Vectors spread evenly over the corpus, float32. Raises `InputError` for fewer than ``least``."""
     step = -(-count // most)
+    if (found := -(-count // step)) < least:
+        raise InputError(
+            f"train_vectors: {most} are too few: that takes {found} of the {count} vectors, and the index "
+            f"needs {least}"
+        )
     kept, start = [], 0
     for array in arrays:
         kept.append(np.asarray(array[-start % step :: step], dtype=np.float32))

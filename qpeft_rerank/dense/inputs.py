@@ -33,7 +33,8 @@ class SideInputs:
         self.tokenizer, self.side = tokenizer, side
         self.bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.apart = bool(side.suffix)
-        self.prefix = self._ids([side.prefix])[0] if self.apart else []
+        prefix = self._ids([side.prefix if self.apart else side.prefix.rstrip()])[0]
+        self.prefix = prefix if self.apart else []
         self.end = self._ids([side.suffix])[0] if side.suffix else []
         if side.marks:
             self.end += [self._mark(mark) for mark in side.marks]
@@ -42,7 +43,7 @@ class SideInputs:
         self.limit = side.tokens
         if context is not None:
             self.limit = min(side.tokens, context - len(self.bos) - len(self.end))
-        if self.limit - len(self.prefix) < 1:
+        if self.limit - len(prefix) < 1:
             raise InputError(
                 f"no token of a text fits beside its prefix and suffix: {side.tokens} tokens are allowed, "
                 f"the model takes {context}"

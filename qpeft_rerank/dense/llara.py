@@ -152,9 +152,9 @@ class Llara(nn.Module):
         ids, length = pad(rows, self.base.device)
         width = ids.shape[1]
         marks, before, token, row_of, target = [], [], [], [], []
-        first = len(self.sides[0].bos) + len(self.sides[0].prefix)
+        first, marked = len(self.sides[0].bos) + len(self.sides[0].prefix), self.sides[0].pooled
         for row, (row_ids, end) in enumerate(zip(rows, ends, strict=True)):
-            marks += range(row * width + len(row_ids) - 8, row * width + len(row_ids))
+            marks += range(row * width + len(row_ids) - marked, row * width + len(row_ids))
             if row < len(examples):
                 columns = range(max(first, 1), len(row_ids) - end)
                 before += [row * width + column - 1 for column in columns]
@@ -251,7 +251,8 @@ def adapt(
     training = config.training()
     torch.manual_seed(training.seed)  # the special tokens' vectors, the same in every process
     objective = LlaraObjective(base, config)
-    return fit(objective, training, _shuffled(chosen, config.seed), output, None, listener, sources)
+    read = {"passages": len(texts), "passages_used": len(chosen)}
+    return fit(objective, training, _shuffled(chosen, config.seed), output, None, listener, sources, read)
 
 
 def _shuffled(texts: list[Followed], seed: int) -> Callable[[int], list[Followed]]:

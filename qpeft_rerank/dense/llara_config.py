@@ -7,6 +7,7 @@ from typing import Any
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.settings import check_settings, setting
 from qpeft_rerank.training.config import TrainingConfig
 
 METHOD = "llara"
@@ -17,10 +18,6 @@ def _of(config: type, name: str, default: Any) -> Any:
     return field(default=default, metadata=f.metadata)
 
 
-def _option(default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
-
-
 @dataclass(frozen=True)
 class LlaraConfig:
     """Settings of an adaptation.
@@ -29,34 +26,33 @@ class LlaraConfig:
         InputError: a field has a value that is not possible; the message names field and value.
     """
 
-    passages: int = _option(0, "passages to learn from, sampled; 0 is all", least=0)
-    passage_words: int = _option(100, "of a passage cut from plain text, about", least=1)
-    passage_tokens: int = _option(160, "a passage is cut after this many tokens", least=2)
-    lm_weight: float = _option(1.0, "of the next-token loss", least=0)
-    bag_weight: float = _option(0.1, "of the two bag-of-words losses", least=0)
-    lora_rank: int = _option(0, "train a LoRA of this rank and merge it; 0 trains the whole model", least=0)
+    passages: int = setting(0, "passages to learn from, sampled; 0 is all", least=0)
+    passage_words: int = setting(100, "words of a passage that is cut from plain text, about", least=1)
+    passage_tokens: int = setting(160, "a passage is cut after this many tokens", least=2)
+    lm_weight: float = setting(1.0, "weight of the next-token loss", least=0)
+    bag_weight: float = setting(0.1, "weight of the two bag-of-words losses", least=0)
+    lora_rank: int = setting(0, "train a LoRA of this rank and merge it; 0 trains the whole model", least=0)
     lora_targets: tuple[str, ...] = _of(AdapterConfig, "lora_targets", ())
     epochs: int = _of(TrainingConfig, "epochs", 1)
-    batch_size: int = _option(16, "passages per step and process", least=1)
+    batch_size: int = setting(16, "passages per step and process", least=1)
     accumulate: int = _of(TrainingConfig, "accumulate", 1)
     learning_rate: float = _of(TrainingConfig, "learning_rate", 1e-4)
-    weight_decay: float = _option(0.0, "of AdamW", least=0)
+    weight_decay: float = setting(0.0, "of AdamW", least=0)
     schedule: str = _of(TrainingConfig, "schedule", "linear")
     warmup: float = _of(TrainingConfig, "warmup", 0.1)
     clip: float = _of(TrainingConfig, "clip", 1.0)
-    seed: int = _option(0, "of the sample, its order, and the special tokens' first vectors", least=0)
+    seed: int = setting(0, "of the sample, its order, and the special tokens' first vectors", least=0)
     mixed_precision: str = _of(TrainingConfig, "mixed_precision", "no")
     checkpoint_activations: bool = _of(TrainingConfig, "checkpoint_activations", False)
     checkpoint_steps: int = _of(TrainingConfig, "checkpoint_steps", 0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
-        for name in ("passages", "passage_words", "passage_tokens", "lm_weight", "bag_weight", "lora_rank"):
-            value, least = getattr(self, name), 1 if name == "passage_words" else 0
-            if not isinstance(value, (int, float)) or value < least:
-                raise InputError(f"{name}: {value!r} is not at least {least}")
+        check_settings(self)
         if not self.lm_weight + self.bag_weight:
             raise InputError("lm_weight, bag_weight: both are 0, nothing would be learned")
+        if self.lora_rank and self.weight_decay:
+            raise InputError("weight_decay: with a LoRA it would shrink all tokens' vectors: leave it at 0")
         self.training()
 
     def training(self) -> TrainingConfig:

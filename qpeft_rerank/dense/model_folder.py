@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qpeft_rerank.dense.config import EncoderConfig, save_encoder_config
 from qpeft_rerank.files import atomic_write
-from qpeft_rerank.models.base import BaseModel, _without_progress_bars
+from qpeft_rerank.models.base import BaseModel, without_progress_bars
 from qpeft_rerank.models.lora import Lora
 from qpeft_rerank.models.row_head import RowHead
 
@@ -37,18 +37,25 @@ def save_model(
         encoder: how texts are to be put to it.
         how, facts: for the card.
     """
+    from transformers import GenerationConfig
+
     saving = folder / SAVING
     shutil.rmtree(saving, ignore_errors=True)
     saving.mkdir(parents=True)
     model, head = base.model, base.model.get_output_embeddings()
+    generation = model.generation_config
     if isinstance(head, RowHead):
         model.set_output_embeddings(head.head)
+    # Some models' own settings are loaded by transformers, but not saved (a temperature without sampling).
+    model.generation_config = GenerationConfig.from_model_config(model.config)
     try:
-        with _without_progress_bars():
+        with without_progress_bars():
             model.save_pretrained(saving, state_dict=None if lora is None else _merged(base, lora))
             base.tokenizer.save_pretrained(saving)
     finally:
         model.set_output_embeddings(head)
+        model.generation_config = generation
+    save_encoder_config(folder, encoder)
     mode = (saving / "config.json").stat().st_mode
     for file in sorted(
         saving.iterdir(), key=lambda file: file.name == "config.json"
@@ -56,7 +63,6 @@ def save_model(
         file.chmod(mode)  # safetensors writes private files
         os.replace(file, folder / file.name)
     saving.rmdir()
-    save_encoder_config(folder, encoder)
     with atomic_write(folder / "README.md") as stream:
         stream.write(_card(base.name, how, facts))
 

@@ -32,7 +32,7 @@ from qpeft_rerank.dense.config import (
     save_encoder_config,
 )
 from qpeft_rerank.dense.encoder import Encoder, encode_probe
-from qpeft_rerank.dense.vectors import PROBE
+from qpeft_rerank.dense.vectors import PROBE_FILE
 from qpeft_rerank.errors import AdapterError
 from qpeft_rerank.files import atomic_write, replacing
 from qpeft_rerank.models import lora
@@ -151,7 +151,7 @@ class RepLlamaObjective:
         probe = encode_probe(scorer.encoder)
         scorer.train(training)
         scorer.lora.save(folder / lora.FOLDER, {})
-        with replacing(folder / PROBE) as temporary, temporary.open("wb") as stream:
+        with replacing(folder / PROBE_FILE) as temporary, temporary.open("wb") as stream:
             np.save(stream, probe, allow_pickle=False)
         with atomic_write(folder / CARD_FILE) as stream:
             stream.write(_card(scorer, card))

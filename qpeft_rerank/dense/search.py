@@ -13,8 +13,8 @@ import numpy as np
 
 from qpeft_rerank.dense.encoder import Encoder, check_probe
 from qpeft_rerank.dense.index import DESCRIPTION, DOCIDS, FORMAT, INDEX, is_dense_index
-from qpeft_rerank.dense.vectors import PROBE, read_probe
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.dense.vectors import PROBE_FILE, read_probe
+from qpeft_rerank.errors import InputError, one_line
 from qpeft_rerank.files import read_lines
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
@@ -50,9 +50,9 @@ def open_dense_index(folder: str | Path) -> DenseIndex:
     try:
         index = faiss.read_index(str(folder / INDEX))
     except RuntimeError as error:
-        raise InputError(
-            f"{folder / INDEX}: Faiss cannot read it: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise InputError(f"{folder / INDEX}: Faiss cannot read it: {one_line(error)}") from error
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise InputError(f"{folder}: the index is searched by a distance, not by inner product")
     docids = [line.rstrip() for _, line in read_lines(folder / DOCIDS, "list of docids")]
     if index.ntotal != len(docids):
         raise InputError(f"{folder}: the index has {index.ntotal} vectors, {DOCIDS} {len(docids)} ids")
@@ -122,8 +122,9 @@ def search_dense(
     if hits < 1 or threads < 1:
         raise InputError(f"hits and threads must be at least 1, not {hits} and {threads}")
     opened = index if isinstance(index, DenseIndex) else open_dense_index(index)
-    if (opened.folder / PROBE).is_file():
-        check_probe(encoder, read_probe(opened.folder), opened.folder)
+    if (opened.folder / PROBE_FILE).is_file():
+        dtype = opened.description.get("encoder", {}).get("dtype")
+        check_probe(encoder, read_probe(opened.folder), opened.folder, dtype)
     elif encoder.dimension != opened.faiss.d:
         raise InputError(
             f"{opened.folder}: vectors of {opened.faiss.d} numbers, the encoder's have {encoder.dimension}"

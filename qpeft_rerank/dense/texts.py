@@ -79,11 +79,14 @@ def _is_corpus(file: Path) -> bool:
 def _of_corpus(file: Path) -> Iterator[list[str]]:
     title, passages = "", []
     for passage in read_corpus(file, unique=False):
+        text = passage_text(passage, "title text")
+        if not text.strip():
+            continue  # nothing to learn from
         if passages and (passage.title != title or not title):
             yield passages
             passages = []
         title = passage.title
-        passages.append(passage_text(passage, "title text"))
+        passages.append(text)
     if passages:
         yield passages
 

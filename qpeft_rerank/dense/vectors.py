@@ -5,6 +5,7 @@ on.
       manifest.json            the encoder, its settings, and what the files hold
       probe.npy                what the encoder makes of a probe text: another encoder is told by it
       docids-00000.txt ...     the ids of a shard's passages, one per line
+      passages-00000.sha256    what ids, titles and texts they had: a changed corpus is told by it
       vectors-00000.npy ...    their vectors [N, D], float32 or float16
       part-0-of-1.json         written at the end: how many passages and shards the corpus has
 
@@ -15,7 +16,9 @@ vectors are the last to appear under their name, so a shard that is there is who
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -31,7 +34,7 @@ from qpeft_rerank.files import atomic_write, read_lines, replacing
 from qpeft_rerank.passages import Passage
 from qpeft_rerank.record import run_record
 
-MANIFEST, PROBE = "manifest.json", "probe.npy"
+MANIFEST, PROBE_FILE = "manifest.json", "probe.npy"
 FORMAT = "qpeft-rerank vectors 1"
 VECTOR_TYPES = ("float32", "float16")
 SHARD_PASSAGES = 10_000  # 15 MB of 384 numbers, 160 MB of 4,096: minutes of work that a kill can cost
@@ -118,7 +121,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 def read_probe(folder: str | Path) -> np.ndarray:
     """What the encoder made of the probe text, float32 [2, D]. Raises `InputError`."""
-    return _load(Path(folder) / PROBE)
+    return _load(Path(folder) / PROBE_FILE)
 
 
 def read_shards(folder: str | Path) -> Iterator[Shard]:
@@ -163,7 +166,7 @@ def _begin(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
-    there = [int(path.stem.rpartition("-")[2]) for path in folder.glob("vectors-*.npy")]
+    there = [int(path.stem.rpartition("-")[2]) for path in folder.glob("vectors-[0-9]*.npy")]
     part, parts = share
     if not resume and any(shard % parts == part for shard in there):  # those of other machines may be there
         raise InputError(f"{folder} holds vectors already: resume, or choose another folder")
@@ -177,7 +180,7 @@ def _begin(
         return
     if there:
         raise InputError(f"{folder} holds vectors without a {MANIFEST}: choose another folder")
-    _save(folder / PROBE, encode_probe(encoder))
+    _save(folder / PROBE_FILE, encode_probe(encoder))
     with atomic_write(folder / MANIFEST) as stream:
         json.dump({"format": FORMAT, "corpus": name, **run_record(settings)}, stream, indent=2)
 
@@ -206,18 +209,28 @@ def _make_shard(
     """Encode and write a shard that is not there yet; how many passages it has."""
     if not members:
         return 0
-    docids = [passage.docid for passage in members]
+    digest, kept = _digest(members), folder / f"passages-{shard:05}.sha256"
     if _vectors(folder, shard).is_file():
-        if [line for _, line in read_lines(_docids(folder, shard), "list of docids")] != docids:
+        if not kept.is_file() or kept.read_text(encoding="utf-8").strip() != digest:
             raise InputError(f"cannot resume: shard {shard} in {folder} is of another corpus")
         if progress is not None:
             progress(len(members))
         return len(members)
     vectors = encoder.encode_passages(members, progress)
     with atomic_write(_docids(folder, shard)) as stream:
-        stream.writelines(f"{docid}\n" for docid in docids)
+        stream.writelines(f"{passage.docid}\n" for passage in members)
+    with atomic_write(kept) as stream:
+        stream.write(f"{digest}\n")
     _save(_vectors(folder, shard), vectors.astype(vector_type))
     return len(members)
+
+
+def _digest(passages: list[Passage]) -> str:
+    """SHA-256 of ids, titles and texts."""
+    digest = hashlib.sha256()
+    for passage in passages:
+        digest.update(json.dumps(passage).encode())
+    return digest.hexdigest()
 
 
 def _expected(folder: Path) -> tuple[int, int]:
@@ -225,10 +238,19 @@ def _expected(folder: Path) -> tuple[int, int]:
     parts = sorted(folder.glob("part-*-of-*.json"))
     if not parts:
         raise InputError(f"{folder}: the encoding is not finished: resume it")
-    found = {(p["passages"], p["shards"]) for p in (json.loads(f.read_text(encoding="utf-8")) for f in parts)}
+    found = {_size(path) for path in parts}
     if len(found) > 1:
         raise InputError(f"{folder}: its parts were made of corpora of different sizes: {sorted(found)}")
     return found.pop()
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Passages and shards of the corpus, as a finished part says."""
+    try:
+        part = json.loads(path.read_text(encoding="utf-8"))
+        return int(part["passages"]), int(part["shards"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _docids(folder: Path, shard: int) -> Path:
@@ -242,6 +264,8 @@ def _vectors(folder: Path, shard: int) -> Path:
 def _save(path: Path, vectors: np.ndarray) -> None:
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, vectors, allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())  # a machine that goes down leaves no shard that only looks whole
 
 
 def _load(path: Path, mapped: bool = False) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from qpeft_rerank.errors import AdapterError, InputError
+from qpeft_rerank.errors import AdapterError, InputError, one_line
 from qpeft_rerank.files import atomic_write, replacing
 from qpeft_rerank.models import lora
 from qpeft_rerank.models.base import BaseModel, load_base, same_weights
@@ -69,6 +69,7 @@ def save_adapter(folder: str | Path, scorer: Scorer, training: Mapping[str, Any]
         },
         "trained_parameters": sum(p.numel() for p in scorer.trained_parameters().values()),
         "lora_sha256": lora_sha256,  # two files of weights: do they belong together?
+        "weight": scorer.weight,  # None until a training has chosen it (`keep_weight`)
     }
     with replacing(folder / WEIGHTS_FILE) as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
@@ -185,6 +186,8 @@ def _read_json(folder: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if (folder / "encoder.json").is_file():
+            raise AdapterError(f"{folder} is an encoder of the dense first stage, not a reranker") from error
         raise AdapterError(
             f"{folder} is no adapter folder: {CONFIG_FILE} cannot be read ({error.strerror})"
         ) from error
@@ -242,7 +245,7 @@ def push_adapter(folder: str | Path, name: str, private: bool = False, revision:
             allow_patterns=["*.json", "*.safetensors", "*.md", "*.png"],
         )
     except Exception as error:  # the hub's, httpx's and the system's errors have no common base
-        raise InputError(f"the hub does not take {name!r}: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"the hub does not take {name!r}: {one_line(error)}") from error
     return str(address)
 
 

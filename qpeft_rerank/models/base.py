@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qpeft_rerank.errors import DependencyError, InputError
+from qpeft_rerank.errors import DependencyError, InputError, one_line
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("8bit", "4bit")
@@ -147,14 +147,14 @@ def load_base(
         raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if device is not None and device_map is not None:
         raise InputError("device and device_map exclude each other")
-    device = device or _default_device()
+    device = device or default_device()
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device: {device!r} cannot be used: {_one_line(error)}") from error
+        raise InputError(f"device: {device!r} cannot be used: {one_line(error)}") from error
     folder = str(DEMO_MODEL) if name == "demo" else name
     options: dict[str, Any] = {
-        "dtype": DTYPES[dtype or _default_dtype(device)],
+        "dtype": DTYPES[dtype or default_dtype(device)],
         "revision": revision or "main",
     }
     if quantize is not None:
@@ -169,10 +169,10 @@ def load_base(
         raise InputError(f"model folder {name!r} does not exist")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=options["revision"])
-        with _without_progress_bars():
+        with without_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
     except Exception as error:  # transformers raises anything from OSError to KeyError for a bad folder
-        raise InputError(f"model {name!r} cannot be loaded: {_one_line(error)}") from error
+        raise InputError(f"model {name!r} cannot be loaded: {one_line(error)}") from error
     if lora is not None:
         model = _with_lora(model, lora, merge=quantize is None)
     if device_map is None and quantize is None:
@@ -184,7 +184,7 @@ def load_base(
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """A library does not write to the user's screen."""
     from transformers.utils import logging
 
@@ -197,13 +197,13 @@ def _without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _default_device() -> str:
+def default_device() -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun's number of this process on its machine
 
 
-def _default_dtype(device: str) -> str:
+def default_dtype(device: str) -> str:
     return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
 
 
@@ -241,7 +241,7 @@ def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
     try:
         model = PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # peft raises KeyError, RuntimeError, ValueError for a LoRA of another model
-        raise InputError(f"LoRA {lora!r} does not fit the model: {_one_line(error)}") from error
+        raise InputError(f"LoRA {lora!r} does not fit the model: {one_line(error)}") from error
     return model.merge_and_unload() if merge else model
 
 
@@ -263,13 +263,12 @@ def _check(base: BaseModel) -> None:
             logits = base.model(input_ids=ids, use_cache=False).logits[:, :3].float()
             embedded = base.model(inputs_embeds=base.embeddings(ids), use_cache=False).logits[:, :3].float()
         except (TypeError, AttributeError, ValueError) as error:
-            raise InputError(
-                f"model {base.name!r} is no causal language model: {_one_line(error)}"
-            ) from error
+            raise InputError(f"model {base.name!r} is no causal language model: {one_line(error)}") from error
     tolerance = (1e-4 if base.dtype == torch.float32 else 0.05) * float(logits.std()) + 1e-6
     if not torch.allclose(logits[0], logits[1], atol=tolerance, rtol=0):
         raise InputError(
-            f"model {base.name!r} is not causal: it looks at later tokens, so query likelihood means nothing"
+            f"model {base.name!r} is not causal: it looks at later tokens, so query likelihood means nothing "
+            "(as a dense encoder it needs pooling mean or cls)"
         )
     if not torch.allclose(logits, embedded, atol=tolerance, rtol=0):
         raise InputError(
@@ -284,7 +283,3 @@ def _usable_ids(tokenizer: Any) -> set[int]:
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     ends = {i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None}
     return set(tokenizer.get_vocab().values()) - special | ends
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -7,10 +7,11 @@ text, which the command line shows.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from qpeft_rerank.errors import AdapterError, InputError
+from qpeft_rerank.settings import check_settings, setting
 
 LIKELIHOOD_METHODS = ("hard-prompt", "soft-prompt", "qpeft-r", "qpeft-a", "vocab", "token")
 METHODS = (*LIKELIHOOD_METHODS, "rankllama", "repllama")
@@ -31,10 +32,6 @@ _COMMON = ("method", "passage_tokens", "layout", "lora_rank", "lora_alpha", "lor
 UNTRAINED_WEIGHT = 0.5
 
 
-def _option(default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
-
-
 @dataclass(frozen=True)
 class AdapterConfig:
     """The settings of one reranker (METHOD: Peng et al., arXiv 2404.04522).
@@ -43,87 +40,71 @@ class AdapterConfig:
         InputError: a field has a value that is not possible; the message names field and value.
     """
 
-    method: str = _option(
+    method: str = setting(
         "qpeft-a",
         "how hints are made; hard-prompt has none; rankllama is no query likelihood but a linear head, "
         "repllama an encoder of the dense first stage",
         choices=METHODS,
     )
-    prompt: str | None = _option(
+    prompt: str | None = setting(
         None, "instruction in front of the input (default: one that fits the method)"
     )
-    soft_prompt: bool = _option(
+    soft_prompt: bool = setting(
         False, "train the prompt's vectors too (always so for the method soft-prompt)"
     )
-    prompt_layers: int = _option(
-        0, "depth n of the MLP on the soft prompt: Linear, then n times ReLU and Linear; 0 is none"
+    prompt_layers: int = setting(
+        0, "depth n of the MLP on the soft prompt: Linear, then n times ReLU and Linear; 0 is none", least=0
     )
-    k: int = _option(15, "hints per pair (qpeft-r, vocab) or per query token (token)")
-    heads: int = _option(2, "attention heads (qpeft-a)")
-    placement: str = _option(
+    k: int = setting(15, "hints per pair (qpeft-r, vocab) or per query token (token)", least=1)
+    heads: int = setting(2, "attention heads (qpeft-a)", least=1)
+    placement: str = setting(
         "suffix",
         "where hints stand: before the passage, or after it (then a passage is run once for all its topics)",
         choices=("prefix", "suffix"),
     )
-    similarity: str = _option(
+    similarity: str = setting(
         "cosine", "how tokens are compared (qpeft-r, vocab, token)", choices=("cosine", "dot")
     )
-    filters: tuple[str, ...] = _option(FILTERS, "tokens that cannot be hints", choices=FILTERS)
-    hint_layers: int = _option(1, "depth n of the MLP on the hints; 0 is none")
-    hint_table: str = _option(
+    filters: tuple[str, ...] = setting(FILTERS, "tokens that cannot be hints", choices=FILTERS)
+    hint_layers: int = setting(1, "depth n of the MLP on the hints; 0 is none", least=0)
+    hint_table: str = setting(
         "trained",
         "embedding table of the hints: a trained copy of the model's, or the model's own",
         choices=("trained", "frozen"),
     )
-    hint_prefix: str = _option("hints: ", "text in front of the hints")
-    attention_dropout: float = _option(0.1, "dropout of the attention weights in training (qpeft-a)")
-    passage_tokens: int = _option(
-        300, "a passage is cut after this many tokens; query, prompt and hints never are"
+    hint_prefix: str = setting("hints: ", "text in front of the hints")
+    attention_dropout: float = setting(0.1, "dropout of the attention weights in training (qpeft-a)")
+    passage_tokens: int = setting(
+        300, "a passage is cut after this many tokens; query, prompt and hints never are", least=1
     )
-    passage_format: str = _option(
+    passage_format: str = setting(
         "title text",
         "how title and text are joined; the last two are the published code's",
         choices=PASSAGE_FORMATS,
     )
-    layout: str = _option(
+    layout: str = setting(
         "default",
         "order and special tokens of the input; 'published' is the research code's exactly",
         choices=("default", "published"),
     )
 
-    fixed_prompt: str = _option("", "text in front of the passage (published layout only)")
-    lora_rank: int = _option(
-        0, f"train a LoRA of this rank in the model too; 0 is none (rankllama, repllama: {RANKLLAMA_RANK})"
+    fixed_prompt: str = setting("", "text in front of the passage (published layout only)")
+    lora_rank: int = setting(
+        0,
+        f"train a LoRA of this rank in the model too; 0 is none (rankllama, repllama: {RANKLLAMA_RANK})",
+        least=0,
     )
-    lora_alpha: int | None = _option(
+    lora_alpha: int | None = setting(
         None, "weight of the LoRA, divided by its rank (default: twice the rank)", least=1
     )
-    lora_dropout: float = _option(0.1, "dropout of the LoRA's input in training")
-    lora_targets: tuple[str, ...] = _option(
+    lora_dropout: float = setting(0.1, "dropout of the LoRA's input in training")
+    lora_targets: tuple[str, ...] = setting(
         (), "linear layers that get a LoRA, e.g. q_proj,v_proj (default: all of the model's blocks)"
     )
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value, choices = getattr(self, f.name), f.metadata.get("choices")
-            if f.name == "filters":
-                object.__setattr__(self, "filters", tuple(f for f in FILTERS if f in tuple(value)))
-                for name in value:
-                    if name not in FILTERS:
-                        raise InputError(f"filters: {name!r} is not one of {', '.join(FILTERS)}")
-            elif choices and value not in choices:
-                raise InputError(f"{f.name}: {value!r} is not one of {', '.join(choices)}")
-        for name, least in (
-            ("k", 1),
-            ("heads", 1),
-            ("hint_layers", 0),
-            ("prompt_layers", 0),
-            ("passage_tokens", 1),
-            ("lora_rank", 0),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"{name}: {value!r} is not a whole number of at least {least}")
+        check_settings(self)
+        object.__setattr__(self, "filters", tuple(f for f in FILTERS if f in self.filters))
         for name in ("prompt", "hint_prefix", "fixed_prompt"):
             value = getattr(self, name)
             if not isinstance(value, str) and (name, value) != ("prompt", None):

@@ -92,8 +92,10 @@ class QueryLikelihood(Scorer):
         pairs = [(query, passage) for passage in passages for query in ("which text", "is it longer or not")]
         training = self.training
         self.eval()
+        # Without autocast: its rounding would look like a cache that does not work, in a training alone.
+        exactly = torch.autocast(self.base.device.type, enabled=False)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), exactly:
                 inputs = self.encoder.encode(pairs)
                 prefixes = Prefixes.of(inputs).to(self.base.device)
                 plain = self(collate(inputs).to(self.base.device))

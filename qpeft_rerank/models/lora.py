@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qpeft_rerank.errors import AdapterError, InputError
+from qpeft_rerank.errors import AdapterError, InputError, one_line
 from qpeft_rerank.files import atomic_write, replacing
 from qpeft_rerank.models.base import LORA_NAME, BaseModel
 from qpeft_rerank.models.config import AdapterConfig
@@ -57,7 +57,7 @@ class Lora:
         try:
             inject_adapter_in_model(config, base.model, self.name)
         except (ValueError, TypeError) as error:
-            raise InputError(f"lora_targets: {' '.join(str(error).split())[:300]}") from error
+            raise InputError(f"lora_targets: {one_line(error)}") from error
         del base.model.peft_config  # peft would take the next one for a mistake
         self.layers = [m for m in base.model.modules() if isinstance(m, LoraLayer) and self.name in m.lora_A]
         for parameter in self.parameters().values():
@@ -200,9 +200,7 @@ def read_peft_config(folder: Path) -> LoraConfig:
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # peft raises anything from OSError to TypeError for a bad file
-        raise AdapterError(
-            f"{folder / CONFIG_FILE} cannot be read: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise AdapterError(f"{folder / CONFIG_FILE} cannot be read: {one_line(error)}") from error
     if not isinstance(config, LoraConfig):
         raise AdapterError(f"{folder / CONFIG_FILE} is no LoRA but {config.peft_type}")
     return config

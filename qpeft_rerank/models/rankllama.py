@@ -95,7 +95,8 @@ class RankLlama(Scorer):
         hidden = body(input_ids=batch.ids, use_cache=False).last_hidden_state
         rows = torch.arange(len(hidden), device=hidden.device)
         last = hidden[rows, batch.length.to(hidden.device) - 1]
-        return self.score(last.to(self.score.weight))[:, 0]
+        with torch.autocast(last.device.type, enabled=False):  # 8 bits cannot tell near scores apart
+            return self.score(last.to(self.score.weight))[:, 0]
 
 
 def open_checkpoint(folder: Path, base: BaseModel) -> RankLlama:

@@ -4,20 +4,17 @@ shows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.measures import parse_measures
+from qpeft_rerank.settings import check_settings, setting
 
 SCHEDULES = ("constant", "linear")
 MIXED_PRECISION = ("no", "bf16", "fp16")
 LOSSES = ("hinge", "contrastive")
 CONTRASTIVE = {"rankllama": 1.0, "repllama": 0.01}  # methods with that loss, and their papers' temperature
-
-
-def _option(default: Any, help: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True)
@@ -29,61 +26,56 @@ class TrainingConfig:
         InputError: a field has a value that is not possible; the message names field and value.
     """
 
-    train_topics: int = _option(
+    train_topics: int = setting(
         320, "training topics, sampled from those with a relevant passage; 0 is all", least=0
     )
-    dev_topics: int = _option(128, "development topics, sampled likewise; 0 is all", least=0)
-    batch_size: int = _option(
+    dev_topics: int = setting(128, "development topics, sampled likewise; 0 is all", least=0)
+    batch_size: int = setting(
         8, "topics per step and process; each is paired with every passage of the step", least=1
     )
-    accumulate: int = _option(1, "steps whose gradients are added up before the weights change", least=1)
-    negatives: int = _option(1, "hard negatives per topic, drawn anew each epoch from the run", least=1)
-    negative_depth: int = _option(
+    accumulate: int = setting(1, "steps whose gradients are added up before the weights change", least=1)
+    negatives: int = setting(1, "hard negatives per topic, drawn anew each epoch from the run", least=1)
+    negative_depth: int = setting(
         100, "hard negatives come from the run's first candidates down to here", least=1
     )
-    in_batch: bool = _option(True, "use the other topics' passages of a step as negatives too")
-    loss: str | None = _option(
+    in_batch: bool = setting(True, "use the other topics' passages of a step as negatives too")
+    loss: str | None = setting(
         None,
         "'hinge' is the published one; 'contrastive' is a softmax over a topic's passages (default: hinge; "
         "rankllama, repllama: contrastive)",
         choices=LOSSES,
     )
-    margin: float = _option(
+    margin: float = setting(
         0.0, "hinge: how much better a positive should score than a negative, in nats per token", least=0
     )
-    temperature: float | None = _option(
+    temperature: float | None = setting(
         None, "contrastive: scores are divided by it (default: 1; repllama: 0.01)", above=0
     )
-    epochs: int = _option(20, "most epochs", least=1)
-    patience: int = _option(5, "stop after this many epochs without a better development result", least=1)
-    learning_rate: float = _option(1e-3, "of AdamW", least=0)
-    weight_decay: float = _option(
+    epochs: int = setting(20, "most epochs", least=1)
+    patience: int = setting(5, "stop after this many epochs without a better development result", least=1)
+    learning_rate: float = setting(1e-3, "of AdamW", least=0)
+    weight_decay: float = setting(
         0.0, "of AdamW; it would also shrink hint vectors of tokens that are never met", least=0
     )
-    schedule: str = _option("constant", "learning rate over the steps", choices=SCHEDULES)
-    warmup: float = _option(0.0, "share of the steps in which the learning rate rises from 0", least=0)
-    clip: float = _option(1.0, "largest norm of the gradient; 0 does not clip", least=0)
-    select: str = _option(
+    schedule: str = setting("constant", "learning rate over the steps", choices=SCHEDULES)
+    warmup: float = setting(0.0, "share of the steps in which the learning rate rises from 0", least=0)
+    clip: float = setting(1.0, "largest norm of the gradient; 0 does not clip", least=0)
+    select: str = setting(
         "loss", "choose the best epoch by development 'loss' or by a measure such as nDCG@10"
     )
-    seed: int = _option(0, "of sampling, initial weights and dropout", least=0)
-    mixed_precision: str = _option(
+    seed: int = setting(0, "of sampling, initial weights and dropout", least=0)
+    mixed_precision: str = setting(
         "no", "type of the forward pass where it may differ from the weights'", choices=MIXED_PRECISION
     )
-    checkpoint_activations: bool = _option(
+    checkpoint_activations: bool = setting(
         False, "recompute the model's activations in the backward pass: less memory, slower"
     )
-    checkpoint_steps: int = _option(
+    checkpoint_steps: int = setting(
         0, "save a checkpoint every so many steps too, not just after each epoch; 0 does not", least=0
     )
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value, choices, least = getattr(self, f.name), f.metadata.get("choices"), f.metadata.get("least")
-            if choices and value not in choices and value != f.default:
-                raise InputError(f"{f.name}: {value!r} is not one of {', '.join(choices)}")
-            if least is not None and not (isinstance(value, (int, float)) and value >= least):
-                raise InputError(f"{f.name}: {value!r} is not at least {least}")
+        check_settings(self)
         if self.temperature is not None and not self.temperature > 0:
             raise InputError(f"temperature: {self.temperature!r} is not above 0")
         for name, loss in (("margin", "hinge"), ("temperature", "contrastive")):

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.errors import InputError, one_line
 from qpeft_rerank.files import atomic_write
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.models.lora import put_to_work
 from qpeft_rerank.passages import Passages
 from qpeft_rerank.record import run_record
 from qpeft_rerank.training.activations import recompute_activations
@@ -139,6 +140,7 @@ def fit(
     listener, output, started = listener or Listener(), Path(output), time.monotonic()
     sources, scorer = sources or {}, objective.scorer
     base = scorer.base
+    put_to_work(base.model, getattr(scorer, "lora", None))  # others on this base take no gradient now
     try:
         accelerator = Accelerator(
             cpu=base.device.type == "cpu",
@@ -146,7 +148,7 @@ def fit(
             kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
         )
     except ValueError as error:  # not possible on this device, or the process trained otherwise before
-        raise InputError(f"mixed_precision: {' '.join(str(error).split())}") from error
+        raise InputError(f"mixed_precision: {one_line(error)}") from error
     if training.checkpoint_activations:
         recompute_activations(base.model)
         # Computed again, a layer would add to a shared passage's keys and values twice.

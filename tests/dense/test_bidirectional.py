@@ -89,6 +89,15 @@ def test_a_plain_folder_pools_as_it_is_told(bert, pooling):
     np.testing.assert_allclose(encoder.encode_queries(QUERIES)[1], expected, atol=1e-5)
 
 
+def test_a_length_that_is_asked_for_may_be_up_to_the_models(bert, monkeypatch):
+    monkeypatch.setattr("qpeft_rerank.dense.bidirectional._MOST_TOKENS", 10)
+    settings = {"pooling": "mean", "passage_tokens": 40}
+    encoder = open_encoder(str(bert), settings=settings, device="cpu", dtype="float32")
+    assert (encoder.config.query_tokens, encoder.config.passage_tokens) == (10, 40)
+    longer = open_encoder(str(bert), settings={**settings, "passage_tokens": 99}, device="cpu")
+    assert longer.config.passage_tokens == 64  # the model's context
+
+
 def test_steps_and_poolings_that_are_not_known_are_errors(bert):
     as_sentence_transformers(bert, {"pooling_mode": "mean"}, steps=[("3_Dense", "Dense")])
     with pytest.raises(InputError, match="step 'Dense'"):
@@ -96,10 +105,13 @@ def test_steps_and_poolings_that_are_not_known_are_errors(bert):
     as_sentence_transformers(bert, {"pooling_mode_max_tokens": True})
     with pytest.raises(InputError, match="pools by max"):
         open_encoder(str(bert))
+    as_sentence_transformers(bert, {"pooling_mode": "mean", "include_prompt": False})
+    with pytest.raises(InputError, match="include_prompt"):
+        open_encoder(str(bert))
 
 
 def test_a_bert_without_a_word_on_pooling_is_no_causal_model(bert):
-    with pytest.raises(InputError, match="causal"):
+    with pytest.raises(InputError, match="causal.*needs pooling mean or cls"):
         open_encoder(str(bert))
 
 

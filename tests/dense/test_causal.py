@@ -74,6 +74,12 @@ def test_a_passage_is_cut_at_its_end_and_the_end_token_stays():
     assert ids == [base.tokenizer.bos_token_id, *whole[:9], base.tokenizer.eos_token_id]
 
 
+@pytest.mark.parametrize("side", [{"query_tokens": 4}, {"passage_tokens": 2}])
+def test_a_length_that_leaves_a_text_no_room_is_an_error(side):
+    with pytest.raises(InputError, match="no token of a text fits beside its prefix"):
+        CausalEncoder(tiny_base(), EncoderConfig(**side))
+
+
 def test_a_text_never_exceeds_the_models_context():
     base = tiny_base(max_position_embeddings=24)
     encoder = CausalEncoder(base, EncoderConfig(passage_tokens=300))

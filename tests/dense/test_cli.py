@@ -79,7 +79,7 @@ WRONG = [
         "from 0",
     ),
     (["encode", "-c", "small.toml", "--model", "model", "--output", "v", "--template", "llara"], "<s9>"),
-    (["encode", "-c", "small.toml", "--adapter", "model", "--output", "v"], "no LoRA folder"),
+    (["encode", "-c", "small.toml", "--adapter", "model", "--output", "v"], "it is a model"),
     (
         ["encode", "-c", "small.toml", "--adapter", "a", "--lora", "b", "--output", "v"],
         "--adapter and --lora",

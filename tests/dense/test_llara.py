@@ -11,9 +11,11 @@ import torch
 from tiny_models import TEXTS, byte_tokenizer, save_base, tiny_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from qpeft_rerank.dense.config import EncoderConfig
 from qpeft_rerank.dense.encoder import open_encoder
 from qpeft_rerank.dense.llara import LlaraObjective, adapt
 from qpeft_rerank.dense.llara_config import LlaraConfig
+from qpeft_rerank.dense.model_folder import save_model
 from qpeft_rerank.dense.texts import Followed, cut_document, read_texts
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.base import load_base
@@ -112,6 +114,16 @@ def test_the_folder_is_a_plain_model_that_makes_the_same_vectors(tmp_path, archi
     assert not (rank and moved & embeddings)
 
 
+def test_a_model_whose_generation_settings_cannot_be_saved_is_saved(tmp_path):
+    base = tiny_base()
+    base.model.generation_config.temperature, base.model.generation_config.do_sample = 0.9, False
+    with pytest.raises(ValueError, match="temperature"):
+        base.model.save_pretrained(tmp_path / "plain")
+    save_model(tmp_path / "ours", base, None, EncoderConfig.of("llara"), "LLaRA", {})
+    assert {"config.json", "encoder.json"} <= {file.name for file in (tmp_path / "ours").iterdir()}
+    assert base.model.generation_config.temperature == 0.9
+
+
 def test_after_a_kill_an_adaptation_ends_in_the_same_weights(tmp_path):
     model = save_base(tmp_path / "model")
 
@@ -154,6 +166,7 @@ def test_a_short_rest_stays_with_the_passage_before():
 
 def test_a_corpus_gives_its_passages_and_titles_say_where_a_document_ends(tmp_path):
     records = [("a", "One", "x"), ("b", "One", "y"), ("c", "Two", "z"), ("d", "", "u"), ("e", "", "v")]
+    records.insert(1, ("f", "", " "))  # a passage without words is none
     (tmp_path / "c.jsonl").write_text(
         "".join(json.dumps({"_id": i, "title": title, "text": text}) + "\n" for i, title, text in records)
     )
@@ -173,6 +186,8 @@ def test_no_text_and_impossible_settings_are_errors(tmp_path):
     for changes, word in (
         ({"lm_weight": 0.0, "bag_weight": 0.0}, "both are 0"),
         ({"passage_words": 0}, "passage_words"),
+        ({"passage_tokens": 1}, "passage_tokens"),
+        ({"lora_rank": 4, "weight_decay": 0.1}, "weight_decay"),
         ({"batch_size": 0}, "batch_size"),
     ):
         with pytest.raises(InputError, match=word):

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import TEXTS, corpus, save_base, tiny_base
 
-from qpeft_rerank.dense.encoder import open_encoder
+from qpeft_rerank.dense.encoder import SAME_PROBE, encode_probe, open_encoder
 from qpeft_rerank.dense.repllama import DotProducts, RepLlamaObjective
+from qpeft_rerank.dense.vectors import read_probe
 from qpeft_rerank.errors import AdapterError, InputError
 from qpeft_rerank.models.adapter import load_adapter
 from qpeft_rerank.models.base import load_base
@@ -135,6 +136,14 @@ def test_a_lora_of_the_body_alone_as_the_published_ones_is_taken_too(trained, tm
     )
 
 
+def test_an_encoder_that_was_trained_in_bfloat16_opens_in_float32(tmp_path):
+    base = load_base(save_base(tmp_path / "model"), dtype="bfloat16", device="cpu")
+    RepLlamaObjective(base, SETTINGS, PASSAGES, TRAINING).save(tmp_path / "encoder", {"epoch": 0})
+    encoder = open_encoder(adapter=str(tmp_path / "encoder"), device="cpu", dtype="float32")
+    distance = 1 - (encode_probe(encoder) * read_probe(tmp_path / "encoder")).sum(axis=1).min()
+    assert SAME_PROBE["float32"] < distance < SAME_PROBE["bfloat16"]
+
+
 def test_another_base_model_is_an_error(trained, tmp_path):
     _, folder, _, _ = trained
     other = save_base(tmp_path / "other", "llama" if "qwen2" in str(folder) else "qwen2", seed=3)
@@ -147,7 +156,7 @@ def test_another_base_model_is_an_error(trained, tmp_path):
 
 def test_an_adapter_of_one_method_is_no_adapter_of_another(trained, tmp_path):
     _, folder, _, _ = trained
-    with pytest.raises(AdapterError):
+    with pytest.raises(AdapterError, match="an encoder of the dense first stage, not a reranker"):
         load_adapter(folder)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"format": "qpeft-rerank adapter 1"}))
     with pytest.raises(AdapterError, match="a reranker of qpeft-rerank, not an encoder"):

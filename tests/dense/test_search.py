@@ -142,6 +142,8 @@ def test_another_encoder_than_the_indexs_is_an_error(flat):
     [
         ({"kind": "ivf-pq", "subvectors": 7}, "subvectors: 7 is no divisor"),
         ({"kind": "ivf-pq", "lists": 2000}, "lists: 2000"),
+        ({"kind": "ivf-pq", "train_vectors": 200}, "train_vectors: 200 are too few"),
+        ({"kind": "ivf-pq", "lists": 400, "train_vectors": 390}, "the index needs 400"),
         ({"kind": "tree"}, "kind: 'tree'"),
         ({"links": 1}, "links: 1"),
     ],
@@ -170,6 +172,9 @@ def test_what_is_no_index_is_an_error(flat, tmp_path):
         open_dense_index(tmp_path)
     faiss.write_index(faiss.IndexFlatIP(3), str(tmp_path / "index"))
     with pytest.raises(InputError, match="0 vectors, docid 1 ids"):
+        open_dense_index(tmp_path)
+    faiss.write_index(faiss.IndexFlatL2(3), str(tmp_path / "index"))
+    with pytest.raises(InputError, match="by a distance"):
         open_dense_index(tmp_path)
 
 

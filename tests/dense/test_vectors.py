@@ -118,6 +118,7 @@ CHANGES = [
     ({"shard_passages": 4}, "shard_passages differs"),
     ({"vector_type": "float16"}, "vectors differs"),
     ({"passages": PASSAGES[1:]}, "of another corpus"),
+    ({"passages": [p._replace(title="New") for p in PASSAGES]}, "0 in .* of another corpus"),
     ({"resume": False}, "resume, or choose another folder"),
 ]
 
@@ -143,6 +144,12 @@ def test_an_empty_corpus_and_a_damaged_file_are_errors(tmp_path, encoder):
     with pytest.raises(InputError, match="no passages"):
         encode(encoder, tmp_path / "v", [])
     encode(encoder, tmp_path / "v")
+    part = tmp_path / "v" / "part-0-of-1.json"
+    whole = part.read_text()
+    part.write_text("{}")
+    with pytest.raises(InputError, match="part-0-of-1.json: cannot be read"):
+        read_shards(tmp_path / "v")
+    part.write_text(whole)
     (tmp_path / "v" / "vectors-00000.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(InputError, match="vectors-00000.npy"):
         list(read_shards(tmp_path / "v"))

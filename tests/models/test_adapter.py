@@ -17,6 +17,7 @@ from qpeft_rerank.models.adapter import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     fetch_folder,
+    keep_weight,
     load_adapter,
     push_adapter,
     save_adapter,
@@ -84,6 +85,15 @@ def test_saving_again_replaces_and_leaves_nothing_else(base: BaseModel, adapter:
     assert (
         torch.equal(scores(load_adapter(adapter, base)), scores(other)) and len(list(adapter.iterdir())) == 3
     )
+
+
+def test_the_weight_that_training_chose_is_saved_again(
+    base: BaseModel, adapter: Path, tmp_path: Path
+) -> None:
+    assert load_adapter(adapter, base).weight is None
+    keep_weight(adapter, 0.3)
+    again = save_adapter(tmp_path / "again", load_adapter(adapter, base))
+    assert load_adapter(again, base).weight == 0.3
 
 
 def test_an_adapter_of_an_fp32_model_loads_on_the_same_in_bf16(

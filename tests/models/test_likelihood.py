@@ -15,7 +15,7 @@ from qpeft_rerank.models.inputs import PairEncoder
 from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.models.row_head import RowHead
 from qpeft_rerank.passages import Passage
-from qpeft_rerank.scoring import BatchLimits, score_inputs
+from qpeft_rerank.scoring import BatchLimits, Plan, score_inputs
 
 PASSAGES = [
     Passage("long", "All of them", " ".join(TEXTS)),
@@ -113,6 +113,24 @@ def test_a_pair_beyond_the_sliding_window_does_not_share_its_passage() -> None:
     assert min(one.length for one in inputs) > 100
     alone = torch.cat([scorer(collate([one])) for one in inputs])
     assert torch.allclose(torch.from_numpy(score_inputs(scorer, inputs, BatchLimits(10_000))), alone, **SAME)
+
+
+@torch.inference_mode()
+def test_a_sliding_window_is_counted_with_the_pads_of_a_batch() -> None:
+    long, short = Passage("1", "", "salt " * 30), Passage("2", "", "salt")
+    pairs = [(query, long) for query in "abcd"] + [
+        (f"how far is the old lighthouse {i}", short) for i in "abcd"
+    ]
+    inputs = tiny_scorer(tiny_base("mistral"), "hard-prompt").encoder.encode(pairs)
+    longest = max(one.length for one in inputs)  # each pair fits in such a window by itself
+    shares = []
+    for window in (None, 2 * longest, longest):
+        scorer = tiny_scorer(tiny_base("mistral", sliding_window=window), "hard-prompt")
+        shares.append(Plan(scorer, inputs, BatchLimits(10_000)).share)
+        alone = torch.cat([scorer(collate([one])) for one in inputs])
+        found = torch.from_numpy(score_inputs(scorer, inputs, BatchLimits(10_000)))
+        assert torch.allclose(found, alone, **SAME)
+    assert shares == [True, True, False]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

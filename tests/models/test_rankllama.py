@@ -140,6 +140,13 @@ def test_a_score_does_not_depend_on_the_batch(layout: str, base: BaseModel) -> N
         assert torch.allclose(torch.from_numpy(score_inputs(scorer, inputs, limits)), alone, **SAME)
 
 
+def test_the_score_has_all_its_digits_under_mixed_precision(base: BaseModel) -> None:
+    scorer = tiny_scorer(base, "rankllama")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = scores(scorer)
+    assert found.dtype == torch.float32 and torch.allclose(found, scores(scorer), atol=0.05)
+
+
 def test_a_long_passage_is_cut_and_the_rest_of_the_input_never() -> None:
     base = tiny_base(max_position_embeddings=64)
     scorer = tiny_scorer(base, "rankllama", passage_tokens=20)
