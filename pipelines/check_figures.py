@@ -4,7 +4,7 @@
     python pipelines/check_figures.py OUT
 
 One line for each figure: ok, or what it is now. Exit code 1 if one is missing or off by more than its
-tolerance. With ``--runs runs``, the runs that this repository keeps are measured, by the qrels of OUT.
+tolerance.
 """
 
 from __future__ import annotations
@@ -38,16 +38,14 @@ class Figure(NamedTuple):
         return self.found is not None and abs(self.found - self.expected) <= self.tolerance
 
 
-def check(output: Path, runs: Path | None = None) -> Iterator[Figure]:
+def check(output: Path) -> Iterator[Figure]:
     """Measure the run of every system that is expected, collection by collection."""
     for collection, rows in yaml.safe_load(EXPECTED.read_text(encoding="utf-8")).items():
-        tolerance, folder = rows.pop("tolerance"), (runs or output) / collection
+        tolerance, folder = rows.pop("tolerance"), output / collection
         for system, expected in rows.items():
-            name = f"run.{collection}.{system}.test.txt"
-            path = next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
-            found: dict[str, float] = {}
-            if path is not None:
-                found = evaluate(path, output / collection / "qrels.test.txt", list(expected)).means
+            run, found = folder / f"run.{collection}.{system}.test.txt", {}
+            if run.exists():
+                found = evaluate(run, folder / "qrels.test.txt", list(expected)).means
             for measure, value in expected.items():
                 # BM25 is the same everywhere; what a model computes depends a little on the processor.
                 slack = 1e-4 if system in ("bm25", "rm3") else tolerance
@@ -60,9 +58,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", type=Path, help="folder that holds one of each collection")
-    parser.add_argument("--runs", type=Path, help="take the runs from here, e.g. runs")
     args = parser.parse_args()
-    figures = list(check(args.output, args.runs))
+    figures = list(check(args.output))
     for f in figures:
         now = "missing" if f.found is None else "ok" if f.holds else f"now {f.found:.4f}"
         print(f"{f.collection:8} {f.system:24} {f.measure:10} {f.expected:.4f}  {now}")

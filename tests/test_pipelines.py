@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from qpeft_rerank.trec import load_run
+from qpeft_rerank.topics import read_topics
+from qpeft_rerank.trec import load_run, read_qrels
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "qpeft_rerank" / "demo" / "collection"
@@ -24,6 +25,34 @@ def test_every_script_is_well_formed(script: Path) -> None:
 
 
 MODEL = ROOT / "tests" / "parity" / "model"
+
+
+def test_figures_are_checked_against_the_expected_ones(tmp_path: Path) -> None:
+    (tmp_path / "squad").mkdir()
+    (tmp_path / "squad" / "qrels.test.txt").write_text("1 0 a 1\n2 0 b 1\n")
+    (tmp_path / "squad" / "run.squad.bm25.test.txt").write_text("1 Q0 a 1 2.0 x\n2 Q0 c 1 2.0 x\n")
+    command = [sys.executable, str(ROOT / "pipelines" / "check_figures.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:3] == ["squad", "bm25", "nDCG@10"] and lines[0].endswith("now 0.5000")
+    assert "missing" in done.stdout and lines[-1].startswith("0 of ")
+
+
+def test_a_dev_split_is_made_of_train_passages(tmp_path: Path) -> None:
+    docids = [f"d{n}" for n in range(300)]
+    for split, qids in (("train", docids), ("test", docids[:3])):
+        (tmp_path / f"topics.{split}.tsv").write_text("".join(f"{split}-{d}\twhat is {d}\n" for d in qids))
+        (tmp_path / f"qrels.{split}.txt").write_text("".join(f"{split}-{d} 0 {d} 1\n" for d in qids))
+    command = [sys.executable, str(ROOT / "pipelines" / "split_dev.py"), str(tmp_path), str(tmp_path / "out")]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    topics = {s: set(read_topics(tmp_path / "out" / f"topics.{s}.tsv")) for s in ("train", "dev", "test")}
+    assert 10 < len(topics["dev"]) < 50 and not topics["dev"] & topics["train"]
+    assert topics["dev"] | topics["train"] == {f"train-{d}" for d in docids[3:]}, (
+        "not what is relevant in test"
+    )
+    for split, qids in topics.items():
+        assert set(read_qrels(tmp_path / "out" / f"qrels.{split}.txt")) == qids
 
 
 @pytest.fixture(scope="module")
