@@ -69,7 +69,7 @@ WRONG_TRAIN = [
     (["--method", "qpeft-a", "--temperature", "0.5"], "temperature: the loss hinge has none"),
     (["--lora-targets", "c_attn"], "lora_targets: 'c_attn' is no linear layer of a block"),
     (["--lora-rank", "0", "--lora-alpha", "4"], "lora_alpha: needs a lora_rank"),
-    (["--lora-rank", "-1"], "lora_rank: -1"),
+    (["--lora-rank", "-1"], "--lora-rank: -1 is below 0"),
 ]
 
 
