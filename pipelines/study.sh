@@ -6,11 +6,11 @@
 #
 # NAME: of the collection, such as squad; DATA: its folder with corpus/docs.jsonl, topics.SPLIT.tsv and qrels.SPLIT.txt for train,
 # dev and test (without dev, a twelfth of train is dev: split_dev.py); OUTPUT: where everything goes; MODEL: the base model
-# (default: demo, the packaged one). In the environment: METHODS and SEEDS to train, TRAIN and RERANK flags, and EVERY=5 to take
+# (default: demo, the packaged one). In the environment: METHODS (none: METHODS=) and SEEDS to train, TRAIN and RERANK flags, and EVERY=5 to take
 # every fifth test topic only. A killed run goes on where it was when the same command is given again.
 set -euo pipefail
 name=$1 data=$2 output=$3 model=${4:-demo}
-methods=${METHODS:-"soft-prompt qpeft-r qpeft-a"}
+methods=${METHODS-"soft-prompt qpeft-r qpeft-a"}
 seeds=${SEEDS:-0}
 read -ra train <<<"${TRAIN:-}"
 read -ra rerank <<<"${RERANK:-}"
