@@ -122,14 +122,20 @@ def save_encoder_config(folder: Path, config: EncoderConfig) -> None:
         stream.write("\n")
 
 
-def read_encoder_config(path: Path) -> EncoderConfig:
-    """The settings in an ``encoder.json``. Raises `InputError`."""
+def read_description(path: Path, form: str, what: str) -> dict[str, Any]:
+    """A JSON object of ours, which says its ``format``. Raises `InputError` if it is not that of ``what``."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: is no description of an encoder of qpeft-rerank")
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise InputError(f"{path}: is no description of {what} of qpeft-rerank")
+    return content
+
+
+def read_encoder_config(path: Path) -> EncoderConfig:
+    """The settings in an ``encoder.json``. Raises `InputError`."""
+    content = read_description(path, FORMAT, "an encoder")
     settings = content.get("settings")
     if not isinstance(settings, dict):
         raise InputError(f"{path}: lacks 'settings'")

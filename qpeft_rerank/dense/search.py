@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from qpeft_rerank.dense.config import read_description
 from qpeft_rerank.dense.encoder import Encoder, check_probe
 from qpeft_rerank.dense.index import DESCRIPTION, DOCIDS, FORMAT, INDEX, is_dense_index
 from qpeft_rerank.dense.vectors import PROBE_FILE, read_probe
@@ -157,12 +157,4 @@ def _search_all(
 
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
-    if not path.is_file():
-        return {}
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise InputError(f"{path}: is no description of a dense index of qpeft-rerank")
-    return description
+    return read_description(path, FORMAT, "a dense index") if path.is_file() else {}
