@@ -18,6 +18,7 @@ from qpeft_rerank.models.selection import (
     nearest_passage_tokens,
     nearest_per_token,
     nearest_vocabulary,
+    random_passage_tokens,
     similarity,
     without_rounding_noise,
 )
@@ -125,7 +126,9 @@ class HintBlock(nn.Module):
 
 
 class SelectedHints(HintBlock):
-    """Q-PEFT-R and the ablations ``vocab`` and ``token``: picked tokens, embedded with the hint table."""
+    """Q-PEFT-R, the ablations ``vocab`` and ``token``, the control ``random``: picked tokens, embedded with
+    the hint table.
+    """
 
     def make(self, pairs: Pairs) -> Hints:
         with torch.no_grad():
@@ -146,19 +149,17 @@ class SelectedHints(HintBlock):
 
     def pick(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Ids of the hints and their mask, [B, H] each (see `selection`)."""
-        config, query = self.config, self.table(pairs.query_ids)
+        config, distinct = self.config, "duplicates" in self.config.filters
+        if config.method == "random":
+            return random_passage_tokens(*pairs, config.k, distinct)
+        query = self.table(pairs.query_ids)
         candidates = self.base_vectors(pairs.passage_ids) if config.method == "qpeft-r" else self.table.weight
         scores = similarity(query, candidates, config.similarity)
         if config.similarity == "cosine":
             scores = without_rounding_noise(scores)
         if config.method == "qpeft-r":
             return nearest_passage_tokens(
-                scores,
-                pairs.query_mask,
-                pairs.passage_ids,
-                pairs.candidate,
-                config.k,
-                "duplicates" in config.filters,
+                scores, pairs.query_mask, pairs.passage_ids, pairs.candidate, config.k, distinct
             )
         scores = scores.masked_fill(~self.vocabulary, -torch.inf)
         if config.method == "vocab":

@@ -9,7 +9,8 @@ from torch import nn
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.batch import collate
-from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.models.config import HINT_METHODS, AdapterConfig
+from qpeft_rerank.models.explain import explain
 from qpeft_rerank.models.hints import HintTable, mlp
 from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passage
@@ -92,6 +93,24 @@ def test_the_ablations_pick_from_the_whole_vocabulary(method: str) -> None:
     assert len(hint_texts(scorer)[4]) == frame, "an empty query has no neighbours"
 
 
+def test_the_control_draws_as_many_tokens_of_the_passage_as_the_nearest_are() -> None:
+    control, nearest = (tiny_scorer(tiny_base(), method, k=5) for method in ("random", "qpeft-r"))
+    assert {n: p.shape for n, p in control.trained_parameters().items()} == {
+        n: p.shape for n, p in nearest.trained_parameters().items()
+    }
+    frame = len(control.encoder.hint_head)
+    for (query, passage), drawn, near in zip(PAIRS, hint_texts(control), hint_texts(nearest), strict=True):
+        assert len(drawn) == len(near) and drawn[:frame] == near[:frame] and drawn[-1] == "\n"
+        assert set(drawn[frame:-1]) <= set(byte_pieces(passage.text)) - set(byte_pieces(query))
+        assert len(set(drawn[frame:-1])) == len(drawn) - frame - 1, "each once"
+    for place in (0, 1):
+        assert set(hint_texts(control)[place]) != set(hint_texts(nearest)[place])
+    picks = hint_texts(control)[0][frame:-1]
+    assert explain(control, *PAIRS[0]).hints == [text.strip() for text in picks]
+    again = tiny_scorer(tiny_base(seed=7), "random", seed=8, k=5)
+    assert hint_texts(again) == hint_texts(control), "no weight has a say"
+
+
 def test_attention_is_that_of_torch_for_each_pair_alone() -> None:
     scorer = tiny_scorer(tiny_base(), "qpeft-a", heads=4, hint_layers=0)
     batch = collate(scorer.encoder.encode(PAIRS[:3]))
@@ -159,7 +178,7 @@ def test_a_soft_prompt_starts_as_the_prompt() -> None:
 
 
 def test_hints_are_the_same_twice() -> None:
-    for method in ("qpeft-r", "qpeft-a", "vocab", "token"):
+    for method in HINT_METHODS:
         first, second = (tiny_scorer(tiny_base(), method, k=3) for _ in range(2))
         batch = collate(first.encoder.encode(PAIRS)).pairs
         assert torch.equal(first.hints(batch).vectors, second.hints(batch).vectors)

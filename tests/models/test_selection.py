@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from qpeft_rerank.models.selection import (
     nearest_passage_tokens,
     nearest_per_token,
     nearest_vocabulary,
+    random_passage_tokens,
     similarity,
     without_rounding_noise,
 )
 
 NO = -torch.inf
+DRAWN = [131, 113, 136, 100, 141]
 
 
 def passage_picks(
@@ -144,6 +147,64 @@ def by_hand(scores: Tensor, query: Tensor, ids: Tensor, candidate: Tensor, disti
     places.sort(key=lambda p: -max(scores[q, p].item() for q in range(len(query)) if query[q]))
     ranked = [ids[p].item() for p in places]
     return (list(dict.fromkeys(ranked)) if distinct else ranked)[:10]
+
+
+def test_a_draw_is_of_the_pair_alone() -> None:
+    torch.manual_seed(2)
+    query, passage = torch.randint(0, 50, (7, 5)), torch.randint(0, 50, (7, 40))
+    asked, candidate = torch.rand(7, 5) > 0.3, torch.rand(7, 40) > 0.4
+    asked[:, 0] = True
+    for distinct in (True, False):
+        together = random_passage_tokens(query, asked, passage, candidate, 6, distinct)
+        order = torch.randperm(7)
+        shuffled = random_passage_tokens(
+            query[order], asked[order], passage[order], candidate[order], 6, distinct
+        )
+        assert all(torch.equal(a[order], b) for a, b in zip(together, shuffled, strict=True))
+        for row in range(7):
+            wider = [F.pad(t[row : row + 1], (0, 9), value=v) for t, v in ((query, 3), (passage, 4))]
+            masks = [F.pad(t[row : row + 1], (0, 9)) for t in (asked, candidate)]
+            alone = random_passage_tokens(wider[0], masks[0], wider[1], masks[1], 6, distinct)
+            assert picked(alone) == together[0][row][together[1][row]].tolist(), "whatever it is padded with"
+
+
+def test_a_draw_is_the_same_for_ever() -> None:
+    query, passage = torch.tensor([[5, 6, 7]]), torch.arange(100, 160)[None]
+    every = torch.ones(1, 60, dtype=torch.bool)
+    found = random_passage_tokens(query, every[:, :3], passage, every, 5, True)
+    assert picked(found) == DRAWN, "runs and adapters made before would have other scores"
+    for changed in (query.flip(1), query + 1, query[:, :2]):
+        other = random_passage_tokens(changed, every[:, : changed.shape[1]], passage, every, 5, True)
+        assert picked(other) != DRAWN
+    assert picked(random_passage_tokens(query, every[:, :3], passage + 1, every, 5, True)) != [
+        token + 1 for token in DRAWN
+    ]
+
+
+def test_as_many_candidates_are_drawn_as_the_nearest_would_be() -> None:
+    torch.manual_seed(3)
+    passage, candidate = torch.randint(0, 12, (40, 30)), torch.rand(40, 30) > torch.rand(40, 1)
+    query, asked = torch.randint(0, 12, (40, 4)), torch.rand(40, 4) > torch.rand(40, 1)
+    for distinct in (True, False):
+        drawn, mask = random_passage_tokens(query, asked, passage, candidate, 10, distinct)
+        _, nearest = nearest_passage_tokens(torch.rand(40, 4, 30), asked, passage, candidate, 10, distinct)
+        assert torch.equal(mask, nearest) and 0 < mask.sum() < 400
+        for row in range(40):
+            ids = drawn[row][mask[row]].tolist()
+            assert set(ids) <= set(passage[row][candidate[row]].tolist())
+            assert not distinct or len(set(ids)) == len(ids)
+
+
+def test_every_place_is_drawn_alike() -> None:
+    query, every = torch.arange(4000)[:, None], torch.ones(4000, 1, dtype=torch.bool)
+    passage = torch.arange(20).expand(4000, -1)
+    ids, _ = random_passage_tokens(query, every, passage, every.expand(-1, 20), 5, True)
+    count = torch.bincount(ids.flatten(), minlength=20)
+    # 1,000 times each; 5 standard deviations of a fair draw are 137
+    assert (count - 1000).abs().max() < 137
+    first = torch.bincount(ids[:, 0] * 20 + ids[:, 1], minlength=400).reshape(20, 20)
+    assert (first.sum(1) - 200).abs().max() < 70 and first.diagonal().sum() == 0
+    assert (first + torch.eye(20) * 10).min() > 0, "any token may follow any other"
 
 
 def picked(found: tuple[Tensor, Tensor]) -> list[int]:
