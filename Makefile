@@ -8,6 +8,7 @@
 #   DEMO_ARGS, PYTEST_ARGS  more options for `qpeft demo` and pytest
 
 VENV := .venv
+SOURCES := qpeft_rerank tests pipelines benchmarks
 STAMP := $(VENV)/.installed
 CANDIDATES := python3 python3.13 python3.12 python3.11 python
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -25,7 +26,8 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[lint]'
-	@$(VENV)/bin/ruff check qpeft_rerank tests pipelines benchmarks
+	@$(VENV)/bin/ruff check $(SOURCES)
+	@$(VENV)/bin/ruff format --check $(SOURCES)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { \

@@ -29,7 +29,7 @@ def draw(record: Path, picture: Path) -> None:
     for key, label in LOSSES.items():
         axes.plot([p["tokens"] / 1e6 for p in points], [p[key] for p in points], marker=".", label=label)
     for before, after in zip(points, points[1:], strict=False):
-        if after.get("run") != before.get("run"):
+        if after["run"] != before["run"]:
             axes.axvline(before["tokens"] / 1e6, color="grey", linestyle="--", linewidth=0.8)
     axes.set(xlabel="million tokens read", ylabel="nats per token", ylim=(0, 8))
     axes.legend(fontsize="small")

@@ -17,7 +17,6 @@ the nq-qed train passages (chosen by the SHA-1 of the docid) is held out with it
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import re
 from collections import Counter
@@ -26,11 +25,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from split_dev import digest, is_dev
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from qpeft_rerank.models.config import AdapterConfig
+
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
-PROMPT = "Please generate a question for the input passage."
-PASSAGE_TOKENS = 300  # the reranker cuts passages here
+PASSAGE_TOKENS = AdapterConfig().passage_tokens  # the reranker cuts passages here
 QUESTION_TOKENS = 48
 # Share of each text group's documents that is used: health is formulaic, technical is far from what users
 # search.
@@ -73,11 +74,6 @@ def with_title(title: str | None, text: str) -> str:
     return f"{title} {text}" if title else text
 
 
-def digest(text: str) -> int:
-    """A number from 0 to 9999 that depends on ``text`` alone."""
-    return int(hashlib.sha1(text.encode()).hexdigest()[:8], 16) % 10_000
-
-
 def read_collection(folder: Path) -> Split:
     """squad: train and dev topics as given. nq-qed, which has no dev split: train topics, a twelfth held out
     as dev."""
@@ -95,7 +91,7 @@ def read_collection(folder: Path) -> Split:
                 asked[split].setdefault(docid, []).append(texts[qid])
     closed = set(asked["test"]) | set(asked["dev"])
     if not asked["dev"]:
-        held = {docid for docid in asked["train"] if digest(docid) < 833}
+        held = {docid for docid in asked["train"] if is_dev(docid)}
         asked["dev"] = {docid: asked["train"][docid] for docid in held - closed}
         closed |= held
     train = [

@@ -5,8 +5,9 @@
 A Llama of 4.2 million parameters (8.4 MB in bf16) with its own byte-level BPE. What it reads is described in
 ``pretrain_data.py`` and ``pretrain_rows.py``, its starting weights in ``pretrain_init.py``. The learning rate
 follows the clock: it is constant for half of ``--minutes``, then falls to zero. One free core reads about
-4,000 tokens per second. Every few minutes the run writes the development losses, a checkpoint (safetensors
-and JSON) and the model; after a kill, the same command with ``--resume`` goes on.
+4,000 tokens per second. Every few minutes the run writes the development losses, a checkpoint (safetensors)
+and the model; after a kill, the same command with ``--resume`` goes on. A further run (``--start``) goes on
+with the record of the model that it starts from.
 
 Matrices are trained with Muon, embeddings and norms with AdamW; weights are fp32, the forward pass is bf16
 and compiled (which needs a C++ compiler).
@@ -27,11 +28,13 @@ from pretrain_data import BOS, EOS, PAD, prepare
 from pretrain_init import plant_copying
 from pretrain_measures import Development
 from pretrain_rows import Rows
-from safetensors.torch import load_file, load_model, save_file
+from safetensors import safe_open
+from safetensors.torch import load_model, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+RECORD = "pretraining.jsonl"  # development losses, a line for each time that they were measured
 ROWS, LENGTH = 8, 384  # one step: 3,072 tokens; longer rows cost more attention, shorter ones cut passages
 
 
@@ -87,7 +90,7 @@ class Trainer:
             torch.optim.Muon(matrices, lr=matrix_rate, momentum=0.95, weight_decay=0.01, ns_steps=4),
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         )
-        self.state = {"step": 0, "tokens": 0, "seconds": 0.0}
+        self.state = {"run": 1, "step": 0, "tokens": 0, "seconds": 0.0}
 
     def step(self, loss: Tensor, share: float) -> None:
         """One update. ``share`` (0 to 1) of the time spent sets the rate: warm-up, constant, to zero."""
@@ -110,10 +113,11 @@ class Trainer:
             metadata={"state": json.dumps(self.state)},
         )
         os.replace(folder / "checkpoint.tmp", folder / "checkpoint.safetensors")
-        (folder / "checkpoint.json").write_text(json.dumps(self.state) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        tensors = load_file(folder / "checkpoint.safetensors")
+        with safe_open(folder / "checkpoint.safetensors", "pt") as checkpoint:
+            self.state |= json.loads(checkpoint.metadata()["state"])
+            tensors = {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}
         self.model.load_state_dict(
             {k[6:]: v for k, v in tensors.items() if k.startswith("model/")}, strict=False
         )
@@ -126,11 +130,23 @@ class Trainer:
             optimizer.load_state_dict(
                 {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
             )
-        self.state = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
 
 
-def export(model: LlamaForCausalLM, tokenizer_file: Path, output: Path) -> None:
-    """Write the model (bf16) and its tokenizer to ``output``, which changes in one move."""
+def begin_record(record: Path, start: Path | None) -> dict[str, int]:
+    """Begin the record of a run: anew, or with the lines of the run that it starts from.
+
+    Returns the number of the run, and the tokens that were read before it.
+    """
+    record.unlink(missing_ok=True)
+    if start is None or not (start / RECORD).exists():
+        return {"run": 1, "tokens": 0}
+    shutil.copyfile(start / RECORD, record)
+    last = json.loads(record.read_text(encoding="utf-8").splitlines()[-1])
+    return {"run": last["run"] + 1, "tokens": last["tokens"]}
+
+
+def export(model: LlamaForCausalLM, work: Path, output: Path) -> None:
+    """Write the model (bf16), its tokenizer and its record to ``output``, which changes in one move."""
     fresh = output.with_name(output.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     config = LlamaConfig.from_dict(model.config.to_dict() | {"use_cache": True})
@@ -138,7 +154,8 @@ def export(model: LlamaForCausalLM, tokenizer_file: Path, output: Path) -> None:
     copy.load_state_dict(model.state_dict())
     copy.to(torch.bfloat16).save_pretrained(fresh)
     (fresh / "generation_config.json").unlink(missing_ok=True)
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    shutil.copyfile(work / RECORD, fresh / RECORD)
+    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,
@@ -193,9 +210,9 @@ def main() -> None:
     model, state = trainer.model, trainer.state
     rows = Rows(args.work, LENGTH, args.seed + state["step"])
     run = torch.compile(lambda ids, numbers: token_losses(model, ids, numbers), dynamic=False)
-    record = args.work / "pretraining.jsonl"
+    record = args.work / RECORD
     if not args.resume:
-        record.unlink(missing_ok=True)
+        state |= begin_record(record, args.start)
 
     last = time.monotonic()
     due = {"print": 0.0, "save": state["seconds"] + 240, "rank": state["seconds"] + 600}
@@ -225,12 +242,17 @@ def main() -> None:
             due["save"] = state["seconds"] + 300
             due["rank"] += 720 if ranking else 0
             measures = development.measure(run, ranking)
-            line = {"tokens": state["tokens"], "minutes": round(state["seconds"] / 60, 1), **measures}
+            line = {
+                "run": state["run"],
+                "tokens": state["tokens"],
+                "minutes": round(state["seconds"] / 60, 1),
+                **measures,
+            }
             with record.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
             trainer.save(args.work)
-            export(model, args.work / "tokenizer.json", args.output)
+            export(model, args.work, args.output)
 
 
 if __name__ == "__main__":

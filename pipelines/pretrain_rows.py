@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pretrain_data import BOS, EOS, PASSAGE_TOKENS, PROMPT, QUESTION_TOKENS, Records
+from pretrain_data import BOS, EOS, PASSAGE_TOKENS, QUESTION_TOKENS, Records
 from tokenizers import Tokenizer
+
+from qpeft_rerank.models.config import PROMPT, AdapterConfig
+from qpeft_rerank.models.inputs import HINTS_END, PASSAGE_HEADING, QUESTION_HEADING
 
 # Too common to be worth a hint.
 STOPWORDS = frozenset(
@@ -47,12 +50,9 @@ class Layout:
 
         self.bos, self.eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
         self.vocabulary = tokenizer.get_vocab_size()
-        self.prompt, self.passage, self.question = (
-            encode(PROMPT),
-            encode("\nPassage:\n"),
-            encode("\nQuestion:\n"),
-        )
-        self.hints, self.newline = encode("hints: "), encode("\n")
+        self.prompt = encode(PROMPT)
+        self.passage, self.question = encode(PASSAGE_HEADING), encode(QUESTION_HEADING)
+        self.hints, self.hints_end = encode(AdapterConfig().hint_prefix), encode(HINTS_END)
         words = [t for t, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
         self.is_word = np.array([bool(re.fullmatch(r"Ġ[A-Za-z]{3,}", t)) for t in words])
         self.is_hint = np.array(
@@ -71,7 +71,7 @@ class Layout:
         prompt: bool = True,
         passage_weight: float = 0.6,
     ) -> Document:
-        hint = [*self.hints, *hints, *self.newline] if len(hints) else []
+        hint = [*self.hints, *hints, *self.hints_end] if len(hints) else []
         before, after = (hint, []) if place == "prefix" else ([], hint)
         parts = [
             ([self.bos], 0.0),

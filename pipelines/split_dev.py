@@ -20,9 +20,14 @@ from qpeft_rerank.trec import read_qrels, write_qrels
 DEV_BELOW = 833
 
 
+def digest(text: str) -> int:
+    """A number from 0 to 9999 that depends on ``text`` alone."""
+    return int(hashlib.sha1(text.encode()).hexdigest()[:8], 16) % 10_000
+
+
 def is_dev(docid: str) -> bool:
     """Whether a passage of the train split, with its topics, is for development."""
-    return int(hashlib.sha1(docid.encode()).hexdigest()[:8], 16) % 10_000 < DEV_BELOW
+    return digest(docid) < DEV_BELOW
 
 
 def split(data: Path, output: Path) -> None:

@@ -11,46 +11,57 @@ from qpeft_rerank.version import __version__
 
 if TYPE_CHECKING:
     from qpeft_rerank.bm25 import build_index, search
+    from qpeft_rerank.collection import load_collection
     from qpeft_rerank.dense.encoder import open_encoder
-    from qpeft_rerank.dense.index import IndexConfig, build_dense_index
+    from qpeft_rerank.dense.index import DenseIndexConfig, build_dense_index
     from qpeft_rerank.dense.llara import adapt
     from qpeft_rerank.dense.llara_config import LlaraConfig
-    from qpeft_rerank.dense.search import search_dense
+    from qpeft_rerank.dense.search import open_dense_index, search_dense
     from qpeft_rerank.dense.vectors import encode_corpus
     from qpeft_rerank.document_scorer import DocumentScorer
-    from qpeft_rerank.documents import document_run
+    from qpeft_rerank.documents import cut_corpus, document_run
     from qpeft_rerank.errors import QpeftError
     from qpeft_rerank.evaluation import evaluate
-    from qpeft_rerank.fusion import FusionConfig, fuse
+    from qpeft_rerank.fusion import FusionConfig, fuse, pool_runs
+    from qpeft_rerank.fusion_weights import load_weights, save_weights, tune_weights
     from qpeft_rerank.models.adapter import load_adapter, push_adapter, save_adapter
     from qpeft_rerank.models.base import load_base
     from qpeft_rerank.models.config import AdapterConfig
     from qpeft_rerank.passages import Passage, open_passages
+    from qpeft_rerank.report import format_report
     from qpeft_rerank.reranker import Reranker
     from qpeft_rerank.reranking import rerank
     from qpeft_rerank.significance import compare
-    from qpeft_rerank.topics import read_topics
+    from qpeft_rerank.topics import read_topics, write_topics
     from qpeft_rerank.training.config import TrainingConfig
-    from qpeft_rerank.training.loop import Judged, train
-    from qpeft_rerank.trec import Ranking, ScoredDoc, read_qrels, read_run, write_run
+    from qpeft_rerank.training.data import TrainingData
+    from qpeft_rerank.training.loop import train
+    from qpeft_rerank.trec import Ranking, ScoredDoc, read_qrels, read_run, write_qrels, write_run
+    from qpeft_rerank.workers import Workers
 
 _HOME = {
     "build_index": "bm25",
     "search": "bm25",
-    "compare": "significance",
+    "load_collection": "collection",
     "open_encoder": "dense.encoder",
-    "encode_corpus": "dense.vectors",
-    "IndexConfig": "dense.index",
+    "DenseIndexConfig": "dense.index",
     "build_dense_index": "dense.index",
-    "search_dense": "dense.search",
     "adapt": "dense.llara",
     "LlaraConfig": "dense.llara_config",
+    "open_dense_index": "dense.search",
+    "search_dense": "dense.search",
+    "encode_corpus": "dense.vectors",
     "DocumentScorer": "document_scorer",
+    "cut_corpus": "documents",
     "document_run": "documents",
     "QpeftError": "errors",
     "evaluate": "evaluation",
     "FusionConfig": "fusion",
     "fuse": "fusion",
+    "pool_runs": "fusion",
+    "load_weights": "fusion_weights",
+    "save_weights": "fusion_weights",
+    "tune_weights": "fusion_weights",
     "load_adapter": "models.adapter",
     "push_adapter": "models.adapter",
     "save_adapter": "models.adapter",
@@ -58,17 +69,22 @@ _HOME = {
     "AdapterConfig": "models.config",
     "Passage": "passages",
     "open_passages": "passages",
-    "rerank": "reranking",
+    "format_report": "report",
     "Reranker": "reranker",
+    "rerank": "reranking",
+    "compare": "significance",
     "read_topics": "topics",
+    "write_topics": "topics",
     "TrainingConfig": "training.config",
-    "Judged": "training.loop",
+    "TrainingData": "training.data",
     "train": "training.loop",
     "Ranking": "trec",
     "ScoredDoc": "trec",
     "read_qrels": "trec",
     "read_run": "trec",
+    "write_qrels": "trec",
     "write_run": "trec",
+    "Workers": "workers",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -59,7 +59,7 @@ def build_index(
         corpus: a file or folder that :func:`qpeft_rerank.corpora.read_corpus` reads, or passages.
         output: the folder to make. It is built beside its place and moved there when it is complete.
         threads: indexing threads.
-        progress: called with the number of passages read so far, after each batch.
+        progress: called with numbers of passages, as they are read.
         overwrite: replace ``output`` if it is a Lucene index; without it a folder that is not empty is an
             error.
 
@@ -211,7 +211,7 @@ def _add_all(
         read += len(batch)
         indexed += len(records)
         if progress is not None:
-            progress(read)
+            progress(len(batch))
     if read > indexed:
         logger.warning("%d of %d passages have no text and are left out of the index", read - indexed, read)
     return indexed

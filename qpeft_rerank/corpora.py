@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qpeft_rerank.errors import FormatError, InputError
-from qpeft_rerank.files import read_lines
+from qpeft_rerank.files import is_regular_file, open_bytes, read_lines
 
 TEXT_SUFFIXES = {".json", ".jsonl", ".tsv", ".txt"}  # what is read from a folder, with or without ".gz"
 # Where the text stands: BEIR, Anserini, MS MARCO V2 passages, V2.1 segments, V2 documents.
@@ -60,6 +60,25 @@ def read_corpus(path: str | Path, unique: bool = True) -> Iterator[Passage]:
                     )
                 seen.add(passage.docid)
             yield passage
+
+
+def count_passages(path: str | Path) -> int | None:
+    """How many passages a file or folder has by its lines, which are not parsed.
+
+    None where that is not cheap (a gzipped file) or not possible (a pipe).
+    """
+    count = 0
+    for file in corpus_files(path):
+        if not is_regular_file(file):
+            return None
+        with open_bytes(file, "corpus file") as stream:
+            if not stream.seekable():
+                return None
+            lines = (line for line in stream if line.strip())
+            first = next(lines, b"").decode("utf-8-sig", errors="replace")
+            count += bool(first) and first.rstrip("\r\n").split("\t") not in HEADERS
+            count += sum(1 for _ in lines)
+    return count
 
 
 def corpus_files(path: str | Path) -> list[Path]:

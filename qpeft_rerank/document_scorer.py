@@ -7,15 +7,16 @@ for ranking in rerank(read_run("run.bm25.txt"), topics, open_passages(index="doc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from qpeft_rerank.documents import BEST, WINDOW, check_score, checked_stride, cut, document_score
 from qpeft_rerank.errors import PairError
-from qpeft_rerank.reranker import MOST_PAIRS, WINDOW_PAIRS, PairScorer
+from qpeft_rerank.reranker import MOST_PAIRS, WINDOW_PAIRS, PairScorer, Progress, Scoring, begin
 
 if TYPE_CHECKING:
     from qpeft_rerank.passages import Passage
@@ -52,47 +53,89 @@ class DocumentScorer:
         """How many pairs to score together where topics share documents: as the wrapped scorer says."""
         return getattr(self.scorer, "shared_pairs", WINDOW_PAIRS)
 
-    def score(
-        self, pairs: Sequence[tuple[str, Passage]], progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
+    @property
+    def ahead(self) -> int:
+        """How many windows of topics to begin before the first is scored: as the wrapped scorer says."""
+        return getattr(self.scorer, "ahead", 1)
+
+    def score(self, pairs: Sequence[tuple[str, Passage]], progress: Progress | None = None) -> np.ndarray:
         """A float32 score for each (query, document); ``progress`` hears of finished pairs.
 
         Raises:
             PairError: a window that cannot be scored; ``index`` is that of its pair.
         """
+        return self.begin(pairs)(progress)
+
+    def begin(self, pairs: Sequence[tuple[str, Passage]]) -> Scoring:
+        """Cut the documents, and begin with the windows of the first of them; see `score` for the rest."""
         windows: dict[Passage, list[Passage]] = {}
         for _, document in pairs:
             if document not in windows:
                 parts = cut(document, self.window, self.stride)
                 windows[document] = parts[:1] if self.kind == "first" else parts
-        scores = np.empty(len(pairs), dtype=np.float32)
-        for start, end in _groups([len(windows[document]) for _, document in pairs]):
-            parts = [windows[document] for _, document in pairs[start:end]]
-            heard = progress and _in_pairs(progress, sum(map(len, parts)), end - start)
-            found = self._score_windows([query for query, _ in pairs[start:end]], parts, start, heard)
-            scores[start:end] = [document_score(own, self.kind, self.best) for own in found]
-        return scores
+        groups = [
+            Group(start, [query for query, _ in pairs[start:end]], [windows[d] for _, d in pairs[start:end]])
+            for start, end in _groups([len(windows[document]) for _, document in pairs])
+        ]
+        begun = [self._begin(group) for group in groups[:1]]  # all would take the memory that groups save
 
-    def _score_windows(
-        self,
-        queries: list[str],
-        parts: list[list[Passage]],
-        first: int,
-        progress: Callable[[int], None] | None,
-    ) -> list[np.ndarray]:
-        """The scores of all windows of each document; ``first`` is the index of the first of these pairs."""
-        asked = [(query, window) for query, own in zip(queries, parts, strict=True) for window in own]
-        ends = list(accumulate(map(len, parts)))
+        def score(progress: Progress | None = None) -> np.ndarray:
+            scores = np.empty(len(pairs), dtype=np.float32)
+            for group in groups:
+                scoring = begun.pop() if begun else self._begin(group)
+                found = self._score(group, scoring, progress)
+                scores[group.start : group.start + len(found)] = found
+            return scores
+
+        return score
+
+    def _begin(self, group: Group) -> Scoring:
+        with group.errors():
+            return begin(self.scorer, group.windows())
+
+    def _score(self, group: Group, scoring: Scoring, progress: Progress | None) -> list[float]:
+        """The scores of the documents."""
+        ends = group.ends()
+        heard = progress and _in_pairs(progress, ends[-1], len(group.parts))
+        with group.errors():
+            scores = np.asarray(scoring(heard), dtype=np.float32)
+        if scores.shape != (ends[-1],):
+            raise ValueError(f"the scorer gave {scores.shape} scores for {ends[-1]} pairs")
+        return [document_score(own, self.kind, self.best) for own in np.split(scores, ends[:-1])]
+
+
+class Group(NamedTuple):
+    """Pairs whose windows are scored together.
+
+    Attributes:
+        start: the index of the first pair.
+        queries: of each pair.
+        parts: the windows of each pair's document.
+    """
+
+    start: int
+    queries: list[str]
+    parts: list[list[Passage]]
+
+    def windows(self) -> list[tuple[str, Passage]]:
+        """All windows, with their queries."""
+        return [(query, part) for query, own in zip(self.queries, self.parts) for part in own]
+
+    def ends(self) -> list[int]:
+        """Where the windows of each pair end among all."""
+        return list(accumulate(map(len, self.parts)))
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """A `PairError` of a window becomes one of its pair."""
         try:
-            scores = np.asarray(self.scorer.score(asked, progress), dtype=np.float32)
+            yield
         except PairError as error:
+            ends = self.ends()
             pair = int(np.searchsorted(ends, error.index, side="right"))
-            number, of = error.index - ends[pair] + len(parts[pair]) + 1, len(parts[pair])
+            number, of = error.index - ends[pair] + len(self.parts[pair]) + 1, len(self.parts[pair])
             reason = error.reason if of == 1 else f"window {number} of {of}: {error.reason}"
-            raise PairError(reason, first + pair, error.tokens) from error
-        if scores.shape != (len(asked),):
-            raise ValueError(f"the scorer gave {scores.shape} scores for {len(asked)} pairs")
-        return np.split(scores, ends[:-1])
+            raise PairError(reason, self.start + pair, error.tokens) from error
 
 
 def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -107,7 +150,7 @@ def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield start, len(sizes)
 
 
-def _in_pairs(progress: Callable[[int], None], windows: int, pairs: int) -> Callable[[int], None]:
+def _in_pairs(progress: Progress, windows: int, pairs: int) -> Progress:
     """What hears of finished windows, in any order, and tells ``progress`` how many pairs that makes."""
     finished = told = 0
 

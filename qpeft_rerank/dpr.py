@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from qpeft_rerank.errors import FormatError, InputError, MissingPassageError, MissingTopicError
-from qpeft_rerank.files import Source, atomic_write, source_name
+from qpeft_rerank.files import Source, atomic_write, read_lines, source_name
 from qpeft_rerank.json_records import read_records
 from qpeft_rerank.topics import format_topic
 from qpeft_rerank.trec import Ranking, ScoredDoc, format_qrels, format_ranking
@@ -86,9 +86,7 @@ class _Question:
     def __init__(self, record: dict, number: int):
         self.text = _string(record, "question")
         self.qid = _first_id(record, _QID_KEYS) or str(number)
-        self.answers = record.get("answers", [])
-        if not isinstance(self.answers, list):
-            raise InputError("'answers' is not a list")
+        self.answers = _strings(record, "answers") if "answers" in record else []
         if not any(key in record for key in _CTXS_KEYS):
             raise InputError(f"it has none of: {', '.join(_CTXS_KEYS)}")
         self.passages: dict[str, tuple[str, str]] = {}
@@ -121,6 +119,13 @@ def _string(record: dict, key: str) -> str:
     return record[key]
 
 
+def _strings(record: dict, key: str) -> list[str]:
+    values = record.get(key)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise InputError(f"{key!r} is missing or not a list of strings")
+    return values
+
+
 def _first_id(record: dict, keys: Sequence[str]) -> str | None:
     for key in keys:
         value = record.get(key)
@@ -150,6 +155,30 @@ def _score(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return score if isfinite(score) else None
+
+
+def read_answers(source: Source) -> dict[str, list[str]]:
+    """Read what `dpr_to_trec` writes to answers.jsonl: ``qid`` and ``answers`` by line, as qid -> answers.
+
+    Raises FormatError, with file and line, for a line that has not this form and a qid that comes twice.
+    """
+    name = source_name(source)
+    answers: dict[str, list[str]] = {}
+    for number, line in read_lines(source, "answers file"):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or (qid := _first_id(record, ("qid",))) is None:
+                raise InputError("expected a JSON object with qid and answers")
+            if qid in answers:
+                raise InputError(f"qid {qid!r} comes twice")
+            answers[qid] = _strings(record, "answers")
+        except (ValueError, RecursionError):  # not JSON
+            raise FormatError(name, number, "expected a JSON object with qid and answers") from None
+        except InputError as error:
+            raise FormatError(name, number, str(error)) from None
+    return answers
 
 
 def trec_to_dpr(

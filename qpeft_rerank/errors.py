@@ -6,9 +6,18 @@ The command line prints the message and exits with code 2; nothing in the librar
 
 from __future__ import annotations
 
+import copyreg
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 
 class QpeftError(Exception):
     """Base of every error that this package raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What goes to another process: message and attributes, as the constructors take other things."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InputError(QpeftError):
@@ -26,9 +35,9 @@ class FormatError(InputError):
 class MissingTopicError(InputError):
     """A run names a topic that the topics do not have."""
 
-    def __init__(self, qid: str, where: object = "the topics"):
+    def __init__(self, qid: str):
         self.qid = qid
-        super().__init__(f"topic {qid!r} of the run is not in {where}")
+        super().__init__(f"topic {qid!r} of the run is not in the topics")
 
 
 class MissingPassageError(InputError):
@@ -56,7 +65,7 @@ class PairError(QpeftError):
         reason: what is wrong with it.
         index: its place among the pairs that were given.
         tokens: how many tokens it has, where that matters.
-        qid, docid: which pair it is, once a stage that knows has named it.
+        qid, docid: which pair it is, as far as a stage knows (`named_pairs`).
     """
 
     def __init__(
@@ -68,12 +77,26 @@ class PairError(QpeftError):
         docid: str | None = None,
     ):
         self.reason, self.index, self.tokens, self.qid, self.docid = reason, index, tokens, qid, docid
-        pair = f"pair {index}" if qid is None else f"topic {qid!r}, passage {docid!r}"
+        pair = f"pair {index}" if docid is None else f"passage {docid!r}"
+        pair = pair if qid is None else f"topic {qid!r}, {pair}"
         super().__init__(f"{pair}{'' if tokens is None else f' ({tokens} tokens)'}: {reason}")
 
-    def named(self, qid: str, docid: str) -> PairError:
-        """The same error with the pair's name."""
-        return PairError(self.reason, self.index, self.tokens, qid, docid)
+
+@contextmanager
+def named_pairs(names: Sequence[tuple[str | None, str]]) -> Iterator[None]:
+    """Within, a `PairError` says which pair it is about.
+
+    Args:
+        names: topic (None where that is not known) and passage of each pair, by their ids.
+    """
+    try:
+        yield
+    except PairError as error:
+        raise PairError(error.reason, error.index, error.tokens, *names[error.index]) from error
+
+
+class WorkerError(QpeftError):
+    """A process that scores has ended before its work was done."""
 
 
 def one_line(error: BaseException) -> str:

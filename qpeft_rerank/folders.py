@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,26 +18,34 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 
     Raises `InputError` if no folder can be made there.
     """
+    place = Path(os.path.realpath(target))  # a link stays a link: what it points to is replaced
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        building = _beside(place, "building")
+        building.mkdir()
     except OSError as error:
         raise InputError(f"{target}: cannot be made: {error.strerror}") from error
     try:
         yield building
-        _move_into_place(building, target)
+        _move_into_place(building, place)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
+def _beside(target: Path, what: str) -> Path:
+    # Not tempfile: its folders are private, ours follow the user's umask like any other folder.
+    return target.with_name(f".{target.name[:100]}.{what}-{secrets.token_hex(6)}")
+
+
 def _move_into_place(building: Path, target: Path) -> None:
-    umask = os.umask(0)
-    os.umask(umask)
-    building.chmod(0o777 & ~umask)  # mkdtemp makes folders that only their owner can read
     if not target.exists():
         building.rename(target)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
-    target.rename(aside / "index")
-    building.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
+    old = _beside(target, "replaced")
+    try:
+        target.rename(old)
+        building.rename(target)
+    finally:
+        if old.exists() and not target.exists():  # stopped between the two
+            old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)

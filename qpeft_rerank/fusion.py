@@ -12,7 +12,6 @@ above those that it has, so that such a document gets the topic's lowest score i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -44,13 +43,15 @@ class FusionConfig:
     rrf_k: int = setting(60, "k of 1 / (k + rank): the higher, the less the first ranks stand out", least=0)
     depth: int | None = setting(None, "documents of each run and topic that count (default: all)", least=1)
     weights: tuple[float, ...] | None = setting(
-        None, "weight of each run (default: equal; 1 each for rrf, else 1 in all)"
+        None, "weight of each run (default: equal; 1 each for rrf, else 1 in all)", least=0
     )
 
     def __post_init__(self) -> None:
         check_settings(self)
         if self.weights is not None:
-            object.__setattr__(self, "weights", _checked_weights(self.weights))
+            object.__setattr__(self, "weights", tuple(map(float, self.weights)))
+            if not any(self.weights):
+                raise InputError("weights: one of them must be above 0")
 
     def weights_of(self, runs: int) -> tuple[float, ...]:
         """A weight for each of so many runs. Raises InputError if another number of weights was set."""
@@ -204,16 +205,3 @@ def _by_topic(runs: Sequence[Iterable[Ranking]]) -> Iterator[tuple[str, list[Ran
         examples = ", ".join(map(repr, started.values()))
         raise InputError(f"the runs have no topic in common; their first topics are {examples}")
     yield from waiting.items()
-
-
-def _checked_weights(weights: Iterable[Any]) -> tuple[float, ...]:
-    try:
-        values = tuple(float(weight) for weight in weights)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"weights: {weights!r} are not all numbers") from error
-    for value in values:
-        if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"weights: {value!r} is not a number of at least 0")
-    if not any(values):
-        raise InputError("weights: one of them must be above 0")
-    return values

@@ -16,7 +16,7 @@ from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Qrels, evaluate
 from qpeft_rerank.files import atomic_write
 from qpeft_rerank.fusion import FusionConfig, Pool
-from qpeft_rerank.measures import parse_measures
+from qpeft_rerank.measures import EQUAL, parse_measures
 from qpeft_rerank.record import run_record
 
 STEP = 0.05  # between two weights that are tried
@@ -77,7 +77,7 @@ def tune_weights(
         if weights not in tried:
             rankings = (pool.ranking(weights, needed) for pool in judged)
             value = evaluate(rankings, qrels, [spelling], name="fused").means[spelling]
-            best = value > max(tried.values(), default=-math.inf)
+            best = value > max(tried.values(), default=-math.inf) + EQUAL
             tried[weights] = value
             if on_trial is not None:
                 on_trial(Trial(weights, value), best)
@@ -86,7 +86,7 @@ def tune_weights(
     def best_along(weights: tuple[float, ...], place: int) -> Trial:
         trials = [Trial(point, value_of(point)) for point in _along(weights, place)]
         highest = max(trial.value for trial in trials)
-        good = [trial for trial in trials if trial.value == highest]
+        good = [trial for trial in trials if trial.value >= highest - EQUAL]
         return good[len(good) // 2]
 
     equal = _rounded([1 / max(runs, 1)] * runs)
@@ -98,7 +98,7 @@ def tune_weights(
             before = best
             for place in range(runs):
                 found = best_along(best.weights, place)
-                best = found if found.value > best.value else best
+                best = found if found.value > best.value + EQUAL else best
             if best == before:
                 break
     return Tuning(spelling, best, [Trial(*trial) for trial in tried.items()])

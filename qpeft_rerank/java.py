@@ -30,7 +30,6 @@ __all__ = [
     "java_class",
     "java_executable",
     "java_list",
-    "java_reason",
 ]
 
 VERBOSE_VARIABLE = "PYSERINI_VERBOSE_JVM"  # Pyserini's own name for "show what Java says"
@@ -39,6 +38,16 @@ VERBOSE_VARIABLE = "PYSERINI_VERBOSE_JVM"  # Pyserini's own name for "show what 
 # Java at the same time may reach each other's objects. So one thread at a time.
 _lock = threading.RLock()
 _started = False
+_thread = threading.local()
+
+
+class _Attached:
+    """Kept by a thread that has called Java, and gone with it: Java forgets a thread only if it is told."""
+
+    def __del__(self) -> None:
+        from jnius import detach
+
+        detach()
 
 
 def anserini_jar() -> Path:
@@ -112,13 +121,16 @@ def java_calls(message: str) -> Iterator[None]:
         ensure_jvm()
         from jnius import JavaException
 
+        # pyjnius attaches a thread by itself. The main one stays: it ends with the process.
+        if threading.current_thread() is not threading.main_thread() and not hasattr(_thread, "attached"):
+            _thread.attached = _Attached()
         try:
             yield
         except JavaException as error:
-            raise InputError(f"{message}: {java_reason(error)}") from error
+            raise InputError(f"{message}: {_reason(error)}") from error
 
 
-def java_reason(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """One line of what a Java exception says, with the class that Java gave it."""
     kind = str(getattr(error, "classname", None) or type(error).__name__).rsplit(".", 1)[-1]
     text = getattr(error, "innermessage", None) or ""

@@ -19,6 +19,9 @@ HIGHEST_GRADE = 10_000
 
 DEFAULT_MEASURES = ("nDCG@10", "RR@10", "R@100", "AP")
 
+# Sums of the same gains in another order differ by less than this; no measure has real differences as small.
+EQUAL = 1e-9
+
 
 class Family(NamedTuple):
     """A measure without its cutoff."""

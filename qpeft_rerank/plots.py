@@ -5,16 +5,15 @@ The kind of picture goes by the ending of the path: png, pdf, svg. matplotlib is
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qpeft_rerank.errors import DependencyError, InputError
 from qpeft_rerank.evaluation import Evaluation
-from qpeft_rerank.significance import EQUAL
+from qpeft_rerank.files import replacing
+from qpeft_rerank.measures import EQUAL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,17 +127,13 @@ def _plain(text: str) -> str:
 def _save(figure: Figure, path: str | PathLike[str]) -> None:
     path = Path(path)
     ending = path.suffix[1:].lower() or "png"
-    picture = BytesIO()
     known = figure.canvas.get_supported_filetypes()
     if ending not in known:
         raise InputError(f"{path}: no picture of the kind {ending!r} can be drawn; use png, pdf or svg")
-    figure.savefig(picture, format=ending, dpi=150)
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist")
-    # Under the final name there is either the whole picture or what was there before.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(picture.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=ending, dpi=150)
+    except PermissionError:
+        raise InputError(f"{path}: no permission to write in {path.parent}") from None

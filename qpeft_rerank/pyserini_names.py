@@ -17,13 +17,19 @@ from qpeft_rerank.trec import read_qrels
 
 READERS = "io.anserini.search.topicreader."
 NOT_FETCHED = "Pyserini cannot fetch them (no network?)"
-TEXT_FIELDS = ("title", "question", "query", "description")  # Pyserini searches with the title
+# What Anserini calls the parts of a topic. It searches with the title, or what stands for one.
+TEXT_FIELDS = {
+    "title": ("title", "question", "query", "description"),
+    "desc": ("description",),
+    "narr": ("narrative",),
+}
 
 
-def topics_by_name(name: str) -> dict[str, str]:
+def topics_by_name(name: str, field: str = "title") -> dict[str, str]:
     """The topics that Pyserini calls ``name``: topic id -> text.
 
-    Raises InputError if Pyserini does not know the name or cannot fetch the file.
+    ``field`` is a part of TREC topics (title, desc, narr), or one that the topics have by that very name.
+    Raises InputError if Pyserini does not know the name or cannot fetch the file, or a topic lacks the field.
     """
     pyserini = _pyserini_search()
     topics = _known(name, pyserini.topics_mapping, "topics", "a topics file")
@@ -32,7 +38,7 @@ def topics_by_name(name: str) -> dict[str, str]:
         found = {str(qid): _fields(fields_of.get(qid)) for qid in fields_of.keySet().toArray()}
     if not found:
         raise InputError(f"topics {name}: Pyserini's file has no topic")
-    return {qid: _text(name, qid, found[qid]) for qid in sorted(found, key=_numbers_first)}
+    return {qid: _text(name, qid, found[qid], field) for qid in sorted(found, key=_numbers_first)}
 
 
 def qrels_by_name(name: str) -> dict[str, dict[str, int]]:
@@ -91,8 +97,8 @@ def _numbers_first(qid: str) -> tuple[bool, int, str]:
     return not is_number, int(qid) if is_number else 0, qid
 
 
-def _text(name: str, qid: str, fields: dict[str, str]) -> str:
-    for field in TEXT_FIELDS:
+def _text(name: str, qid: str, fields: dict[str, str], wanted: str) -> str:
+    for field in TEXT_FIELDS.get(wanted, (wanted,)):
         if field in fields:
             return fields[field].strip()
-    raise InputError(f"topics {name}: topic {qid} has no text to search with (fields: {', '.join(fields)})")
+    raise InputError(f"topics {name}: topic {qid} has no {wanted} (fields: {', '.join(sorted(fields))})")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qpeft_rerank.version import __version__
 
@@ -38,6 +38,26 @@ def run_record(settings: Mapping[str, Any]) -> dict[str, Any]:
         "machine": platform.machine(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+class Difference(NamedTuple):
+    """A setting that is not the same: its dotted name, and its two values (None where it is not there)."""
+
+    name: str
+    before: Any
+    now: Any
+
+
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> Difference | None:
+    """The first setting, by name, that differs between two JSON-ready ones; None if they are the same."""
+    for key in sorted({*before, *now}):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            if (inner := first_difference(a, b)) is not None:
+                return inner._replace(name=f"{key}.{inner.name}")
+        elif a != b:
+            return Difference(key, a, b)
+    return None
 
 
 def package_versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ WIDTH = 100
 _LONGEST_NAME = 40
 
 
-def report(
+def format_report(
     evaluations: Sequence[Evaluation],
     table_format: str = "text",
     per_topic: bool = False,

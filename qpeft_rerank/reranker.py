@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from qpeft_rerank.errors import named_pairs
 from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.models.adapter import load_adapter
 from qpeft_rerank.models.base import BaseModel, load_base
@@ -31,16 +33,29 @@ CPU_RATE, GPU_RATE = 2e11, 1e14  # operations per second that are surely reached
 TOKENS_PER_PAIR = 40  # a query, its hints and their frame, where the passage is shared
 
 
-class PairScorer(Protocol):
-    """Anything that scores pairs: the `rerank` stage asks for no more."""
+Progress = Callable[[int], None]
+Scoring = Callable[[Progress | None], np.ndarray]
+"""The rest of the work on pairs that were begun: gives their scores."""
 
-    def score(
-        self, pairs: Sequence[tuple[str, Passage]], progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
+
+class PairScorer(Protocol):
+    """Anything that scores pairs: the `rerank` stage asks for no more.
+
+    It may have ``begin(pairs)`` too, a `Scoring`: what does not need the model (texts to tokens) is then done
+    in another thread for the next pairs, while these are scored. And it may have ``ahead``: how many windows
+    of pairs to begin before the first is scored, by default one.
+    """
+
+    def score(self, pairs: Sequence[tuple[str, Passage]], progress: Progress | None = None) -> np.ndarray:
         """A float32 score for each (query, passage), higher is better; ``progress`` hears of finished
         pairs.
         """
         ...
+
+
+def begin(scorer: PairScorer, pairs: Sequence[tuple[str, Passage]]) -> Scoring:
+    """Begin with pairs as far as the scorer can."""
+    return scorer.begin(pairs) if hasattr(scorer, "begin") else partial(scorer.score, pairs)
 
 
 class Reranker:
@@ -59,7 +74,7 @@ class Reranker:
     def __init__(self, scorer: Scorer, batch_tokens: int | None = None, batch_size: int | None = None):
         self.scorer = scorer
         self.weight = UNTRAINED_WEIGHT if scorer.weight is None else scorer.weight
-        self.limits = default_limits(scorer, batch_tokens, batch_size)
+        self.limits = default_limits(scorer.base, batch_tokens, batch_size)
 
     def describe(self) -> dict[str, Any]:
         """What scores depend on besides the pairs, JSON-ready: base model, settings, trained weights."""
@@ -110,18 +125,29 @@ class Reranker:
         scorer = make_scorer(base, AdapterConfig(method=method, **(settings or {})))
         return cls(scorer, batch_tokens, batch_size)
 
-    def score(
-        self, pairs: Sequence[tuple[str, Passage]], progress: Callable[[int], None] | None = None
-    ) -> np.ndarray:
+    def score(self, pairs: Sequence[tuple[str, Passage]], progress: Progress | None = None) -> np.ndarray:
         """Mean log-likelihood of each query given its passage, float32, in nats per token; at most 0. Of the
         method rankllama: any number.
 
         Raises:
             PairError: a pair that does not fit; ``index`` says which.
         """
-        if not pairs:
-            return np.empty(0, dtype=np.float32)
-        return score_inputs(self.scorer, self.scorer.encoder.encode(pairs), self.limits, progress)
+        return self.begin(pairs)(progress)
+
+    def begin(self, pairs: Sequence[tuple[str, Passage]]) -> Scoring:
+        """Tokenise the pairs; see `score` for what the result gives. May be called from any thread.
+
+        Raises:
+            PairError: a pair that does not fit the model; ``index`` says which.
+        """
+        inputs = self.scorer.encoder.encode(pairs)
+
+        def score(progress: Progress | None = None) -> np.ndarray:
+            if not inputs:
+                return np.empty(0, dtype=np.float32)
+            return score_inputs(self.scorer, inputs, self.limits, progress)
+
+        return score
 
     def rerank(self, query: str, hits: Iterable[Any]) -> list[ScoredDoc]:
         """Re-order the hits of one query.
@@ -136,7 +162,8 @@ class Reranker:
         """
         hits = list(hits)
         passages = [hit if isinstance(hit, Passage) else passage_of_hit(hit) for hit in hits]
-        scores = self.score([(query, passage) for passage in passages])
+        with named_pairs([(None, passage.docid) for passage in passages]):
+            scores = self.score([(query, passage) for passage in passages])
         if self.weight < 1 and all(hasattr(hit, "score") for hit in hits):
             scores = interpolated(np.array([hit.score for hit in hits]), scores, self.weight)
         order = np.argsort(-scores, kind="stable")

@@ -1,5 +1,7 @@
 """The rerank stage: rankings in, rankings out, a window of topics at a time.
 
+While one window is scored, the next is read, and its texts are looked up and tokenised, in a thread.
+
 Only the candidates down to ``depth`` are scored; the rest keep their order below them, and so do candidates
 whose text cannot be found (with ``missing="skip"``): no candidate is lost. A model's scores may be
 interpolated with the first stage's.
@@ -10,13 +12,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
+from typing import NamedTuple
 
 import numpy as np
 
-from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError, PairError, QpeftError
+from qpeft_rerank.errors import (
+    InputError,
+    MissingPassageError,
+    MissingTopicError,
+    PairError,
+    QpeftError,
+    named_pairs,
+)
 from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.passages import Passage, Passages
-from qpeft_rerank.reranker import WINDOW_PAIRS, PairScorer
+from qpeft_rerank.prefetch import map_ahead
+from qpeft_rerank.reranker import WINDOW_PAIRS, PairScorer, Progress, Scoring, begin
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
 
@@ -46,16 +57,16 @@ def rerank(
     depth: int = 100,
     missing: str = "error",
     on_missing: Callable[[QpeftError], None] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
     window: int | None = None,
     weight: float | None = None,
 ) -> Iterator[Ranking]:
     """Re-order each ranking's first ``depth`` candidates by the scorer.
 
     Args:
-        rankings: a run, topic by topic; memory stays flat in their number.
+        rankings: a run, topic by topic; memory stays flat in their number. Read in a thread of its own.
         topics: query text by topic id.
-        passages: where candidates' texts come from.
+        passages: where candidates' texts come from; asked in that thread, too.
         scorer: a `Reranker`, or anything with ``score(pairs)``.
         depth: how many candidates of a topic are scored.
         missing: ``error``, or ``skip``: a topic without text stays as it is, a passage without text goes
@@ -81,63 +92,79 @@ def rerank(
         raise InputError(f"weight: {weight!r} is not between 0 and 1")
     if window is None:
         window, rankings = plan_window(rankings, depth, getattr(scorer, "shared_pairs", WINDOW_PAIRS))
-    rankings, empty = iter(rankings), True
-    while part := list(islice(rankings, window)):
+    rankings = iter(rankings)
+
+    def prepare(part: list[Ranking]) -> Window:
+        return _prepare(part, topics, passages, scorer, depth, missing == "error")
+
+    windows = iter(lambda: list(islice(rankings, window)), [])
+    empty = True
+    for prepared in map_ahead(prepare, windows, getattr(scorer, "ahead", 1)):
         empty = False
-        yield from _rerank_window(
-            part,
-            topics,
-            passages,
-            scorer,
-            depth,
-            _stop if missing == "error" else on_missing or _ignore,
-            progress,
-            weight,
-        )
+        yield from _finish(prepared, on_missing or _ignore, progress, weight)
     if empty:
         raise InputError("the run is empty: there is nothing to rerank")
 
 
-def _rerank_window(
-    window: list[Ranking],
+class Window(NamedTuple):
+    """Topics that are scored together, ready to be scored.
+
+    Attributes:
+        rankings: of these topics.
+        pairs: topic and candidate of each pair, in the order of the scores.
+        missing: what has no text.
+        score: gives the scores.
+    """
+
+    rankings: list[Ranking]
+    pairs: list[tuple[str, ScoredDoc]]
+    missing: list[QpeftError]
+    score: Scoring
+
+
+def _prepare(
+    rankings: list[Ranking],
     topics: Mapping[str, str],
     passages: Passages,
     scorer: PairScorer,
     depth: int,
-    on_missing: Callable[[QpeftError], None],
-    progress: Callable[[int], None] | None,
-    weight: float,
-) -> Iterator[Ranking]:
-    for ranking in window:
-        if ranking.qid not in topics:
-            on_missing(MissingTopicError(ranking.qid))
-    texts = passages.get(list({doc.docid: None for ranking in window for doc in ranking.docs[:depth]}))
+    stop_at_missing: bool,
+) -> Window:
+    """Look the texts up and begin with them."""
+    missing: list[QpeftError] = [MissingTopicError(r.qid) for r in rankings if r.qid not in topics]
+    if missing and stop_at_missing:
+        raise missing[0]
+    texts = passages.get(list({doc.docid: None for ranking in rankings for doc in ranking.docs[:depth]}))
     pairs: list[tuple[str, Passage]] = []
     names: list[tuple[str, ScoredDoc]] = []
-    for qid, docs in window:
+    for qid, docs in rankings:
         for doc in docs[:depth] if qid in topics else ():
             if doc.docid in texts:
                 pairs.append((topics[qid], texts[doc.docid]))
                 names.append((qid, doc))
             else:
-                on_missing(MissingPassageError(doc.docid, passages.name, qid))
-    try:
-        scores = np.asarray(scorer.score(pairs, progress), dtype=np.float32)
-    except PairError as error:
-        qid, doc = names[error.index]
-        raise error.named(qid, doc.docid) from error
-    for (qid, doc), score in zip(names, scores.tolist(), strict=True):
+                missing.append(MissingPassageError(doc.docid, passages.name, qid))
+    if missing and stop_at_missing:
+        raise missing[0]
+    with named_pairs([(qid, doc.docid) for qid, doc in names]):
+        return Window(rankings, names, missing, begin(scorer, pairs))
+
+
+def _finish(
+    window: Window, on_missing: Callable[[QpeftError], None], progress: Progress | None, weight: float
+) -> Iterator[Ranking]:
+    """Score a window and reorder its rankings."""
+    for error in window.missing:
+        on_missing(error)
+    with named_pairs([(qid, doc.docid) for qid, doc in window.pairs]):
+        scores = np.asarray(window.score(progress), dtype=np.float32).tolist()
+    scored: dict[str, list[tuple[ScoredDoc, float]]] = {ranking.qid: [] for ranking in window.rankings}
+    for (qid, doc), score in zip(window.pairs, scores, strict=True):
         if not math.isfinite(score):  # a Reranker says so itself, another scorer may not
             raise PairError(f"the score is {score}", qid=qid, docid=doc.docid)
-    scored: dict[str, list[tuple[ScoredDoc, float]]] = {ranking.qid: [] for ranking in window}
-    for (qid, doc), score in zip(names, scores.tolist(), strict=True):
         scored[qid].append((doc, score))
-    for qid, docs in window:
+    for qid, docs in window.rankings:
         yield Ranking(qid, reorder(docs, scored[qid], weight))
-
-
-def _stop(error: QpeftError) -> None:
-    raise error
 
 
 def _ignore(error: QpeftError) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import atomic_write
-from qpeft_rerank.record import run_record
+from qpeft_rerank.record import first_difference, run_record
 from qpeft_rerank.trec import Ranking, format_ranking, read_run
 
 ENDINGS = (
@@ -35,6 +35,7 @@ def write_resumably(
     window: int = 1,
     resume: bool = False,
     on_resumed: Callable[[int], None] | None = None,
+    circumstances: Mapping[str, Any] | None = None,
 ) -> int:
     """Write ``stage(rankings)`` to ``output``, each topic as soon as it is there.
 
@@ -47,6 +48,7 @@ def write_resumably(
         window: the stage works on this many topics at a time, so a resumed run starts at a multiple of it.
         resume: go on where a killed run stopped; a finished one is left as it is.
         on_resumed: hears how many topics were there already.
+        circumstances: what else the record is to say; a run may be resumed under other ones.
 
     Returns:
         The number of topics in the file.
@@ -75,9 +77,8 @@ def write_resumably(
             on_resumed(done)
     else:
         rankings = _not_empty(rankings)
-    start = run_record(settings)
     with atomic_write(sidecar) as stream:
-        json.dump(start, stream, indent=2)
+        json.dump(run_record(settings), stream, indent=2)
     topics = done
     try:
         with partial.open("a", encoding="utf-8", newline="") as stream:
@@ -94,7 +95,7 @@ def write_resumably(
             sidecar.unlink(missing_ok=True)
         raise
     with atomic_write(record) as stream:
-        json.dump({**run_record(settings), "topics": topics}, stream, indent=2)
+        json.dump({**run_record(settings), **(circumstances or {}), "topics": topics}, stream, indent=2)
     if output.suffix == ".gz":
         with partial.open(encoding="utf-8", newline="") as lines, atomic_write(output) as stream:
             stream.writelines(lines)
@@ -176,12 +177,11 @@ def _same_input(output: Path, rankings: Iterator[Ranking]) -> None:
 
 
 def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    before = _read_json(path).get("settings", {})
-    for key in sorted(set(before) | set(settings)):
-        if before.get(key) != settings.get(key):
-            raise InputError(
-                f"cannot resume: {key} was {before.get(key)!r} and is now {settings.get(key)!r} ({path})"
-            )
+    differs = first_difference(_read_json(path).get("settings", {}), settings)
+    if differs is not None:
+        raise InputError(
+            f"cannot resume: {differs.name} was {differs.before!r} and is now {differs.now!r} ({path})"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

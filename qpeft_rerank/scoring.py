@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from qpeft_rerank.errors import PairError
+from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.batch import Batch, Prefixes, collate
 from qpeft_rerank.models.inputs import PairInput
 from qpeft_rerank.models.scorer import Scorer
@@ -47,24 +48,22 @@ class BatchLimits:
 
 
 def default_limits(
-    scorer: Scorer, batch_tokens: int | None = None, batch_size: int | None = None
+    base: BaseModel, batch_tokens: int | None = None, batch_size: int | None = None
 ) -> BatchLimits:
     """Limits that fit the device: asked for, or estimated from free GPU memory and the widths of the
     model.
     """
-    config = scorer.base.model.config.get_text_config()
+    config = base.model.config.get_text_config()
     hidden = config.hidden_size
     heads = getattr(config, "num_attention_heads", None) or 1  # state-space models have none
     key_value = getattr(config, "num_key_value_heads", None) or heads
     forward = 8 * hidden + 3 * (getattr(config, "intermediate_size", None) or 4 * hidden)
     logits = LOGITS_PER_POSITION * 2 * 4 * config.vocab_size  # bytes: in fp32, and once more for the softmax
     cache = 2 * config.num_hidden_layers * key_value * (getattr(config, "head_dim", None) or hidden // heads)
-    device = scorer.base.device
+    device = base.device
     if batch_tokens is None and device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        batch_tokens = max(
-            1024, int(GPU_MEMORY_SHARE * free / (scorer.base.dtype.itemsize * forward + logits))
-        )
+        batch_tokens = max(1024, int(GPU_MEMORY_SHARE * free / (base.dtype.itemsize * forward + logits)))
     if device.type == "cpu":
         return BatchLimits(batch_tokens or CPU_BATCH_TOKENS, batch_size, CPU_CACHED)
     return BatchLimits(batch_tokens or CPU_BATCH_TOKENS, batch_size, cache / forward)

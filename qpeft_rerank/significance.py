@@ -18,7 +18,7 @@ from typing import Literal
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Evaluation
-from qpeft_rerank.measures import parse_measures
+from qpeft_rerank.measures import EQUAL, parse_measures
 
 TEST = "two-sided paired t-test"
 CORRECTION = "Holm"
@@ -27,9 +27,6 @@ FAMILIES = {
     "table": "all runs compared with the first one and all measures",
 }
 ALPHA = 0.05
-
-# Sums of the same gains in another order differ by less than this; no measure has real differences as small.
-EQUAL = 1e-9
 
 
 @dataclass(frozen=True)

@@ -37,15 +37,17 @@ def read_topics(source: Source, topics_format: str | None = None, field: str = "
 
     ``topics_format`` is "tsv" (``qid<TAB>text``), "trec" (``<top>``), "jsonl" or None: by content. ``field``
     chooses the text of TREC topics (title, desc, narr). A string that names no file is taken for a name that
-    Pyserini knows. Texts may be empty. Raises InputError for a file or name that cannot be read and
-    FormatError, with file and line, for malformed lines and a qid that comes twice.
+    Pyserini knows, which knows the form too. Texts may be empty. Raises InputError for a file or name that
+    cannot be read and FormatError, with file and line, for malformed lines and a qid that comes twice.
     """
     if topics_format not in (None, *FORMATS):
         raise InputError(f"topics format {topics_format!r} is unknown: expected one of {', '.join(FORMATS)}")
     if may_be_name(source):
+        if topics_format is not None:
+            raise InputError(f"{source}: is no file, and a Pyserini name takes no topics format")
         from qpeft_rerank.pyserini_names import topics_by_name
 
-        return topics_by_name(source)
+        return topics_by_name(source, field)
     name = source_name(source)
     lines = ((number, text) for number, text in read_lines(source, "topics file") if text.strip())
     first = next(lines, None)

@@ -102,7 +102,7 @@ def test_version(capsys):
             ["bm25", "--b", "1.5"],
             "qpeft bm25: error: argument --b: 1.5 is above 1, the most that is possible",
         ),
-        (["bm25", "--b", "nan"], "qpeft bm25: error: argument --b: 'nan' is not a finite number"),
+        (["bm25", "--b", "nan"], "qpeft bm25: error: argument --b: nan is not a finite number"),
         (
             ["index", "--threads", "0"],
             "qpeft index: error: argument --threads: 0 is below 1, the least that is possible",

@@ -2,10 +2,11 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
-from qpeft_rerank.corpora import Passage, contents_of, read_corpus
+from qpeft_rerank.corpora import Passage, contents_of, count_passages, read_corpus
 from qpeft_rerank.errors import FormatError, InputError
 
 EXPECTED = [Passage("1", "Aaron", 'He said "no" twice.'), Passage("007", "", "plain é 😀 text")]
@@ -155,3 +156,19 @@ def test_reading_streams(tmp_path):
 def test_contents_put_the_title_on_a_line_of_its_own():
     assert contents_of(Passage("1", "Title", "text")) == "Title\ntext"
     assert contents_of(Passage("1", "", "text")) == "text"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_passages_are_counted_by_lines(tmp_path, form):
+    (tmp_path / "a.tsv").write_text("\ufeff" + FORMS[form] + "\n \n", encoding="utf-8")
+    assert count_passages(tmp_path / "a.tsv") == 2
+    (tmp_path / "b.txt").write_text("")
+    (tmp_path / "c.tsv").write_text(FORMS[form].rstrip("\n"), encoding="utf-8")
+    assert count_passages(tmp_path) == 4
+
+
+def test_where_counting_costs_much_or_takes_the_text_away_there_is_no_count(tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(FORMS["beir"].encode()))
+    assert count_passages(tmp_path / "a.txt.gz") is None and count_passages(tmp_path) is None
+    os.mkfifo(tmp_path / "pipe")
+    assert count_passages(tmp_path / "pipe") is None

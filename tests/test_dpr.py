@@ -7,7 +7,7 @@ import json
 import pytest
 
 from qpeft_rerank import json_records
-from qpeft_rerank.dpr import dpr_to_trec, trec_to_dpr, trec_to_dpr_retrieval
+from qpeft_rerank.dpr import dpr_to_trec, read_answers, trec_to_dpr, trec_to_dpr_retrieval
 from qpeft_rerank.errors import FormatError, InputError, MissingPassageError, MissingTopicError
 from qpeft_rerank.json_records import read_records
 from qpeft_rerank.passages import Passage
@@ -79,11 +79,6 @@ def convert(tmp_path, records):
     return dpr_to_trec(source, tmp_path / "trec")
 
 
-def answers_of(folder):
-    lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
-    return {record["qid"]: record["answers"] for record in map(json.loads, lines)}
-
-
 def test_training_json_becomes_topics_qrels_run_and_corpus(tmp_path):
     assert convert(tmp_path, TRAINING) == 2
     folder = tmp_path / "trec"
@@ -93,7 +88,7 @@ def test_training_json_becomes_topics_qrels_run_and_corpus(tmp_path):
     assert run["q1"].docs == [("3", 12.5), ("4", 11.25)]
     assert run["q2"].docs == [("1", 3.0)]
     assert sorted(Corpus(folder / "corpus.jsonl").passages) == ["1", "2", "3", "4"]
-    assert answers_of(folder) == {"q1": ["Adam", "Eve"], "q2": []}
+    assert read_answers(folder / "answers.jsonl") == {"q1": ["Adam", "Eve"], "q2": []}
 
 
 def test_retrieval_json_judges_every_passage_with_has_answer(tmp_path):
@@ -114,7 +109,7 @@ def test_what_went_to_trec_files_comes_back(tmp_path, records, back):
         read_qrels(folder / "qrels.txt"),
         Corpus(folder / "corpus.jsonl"),
         tmp_path / "back.json",
-        answers_of(folder),
+        read_answers(folder / "answers.jsonl"),
     )
     assert written == 2
     expected = json.loads(json.dumps(records))
@@ -122,6 +117,24 @@ def test_what_went_to_trec_files_comes_back(tmp_path, records, back):
         del expected[0]["positive_ctxs"][0]["score"]  # qrels know no scores
     assert json.loads((tmp_path / "back.json").read_text(encoding="utf-8")) == expected
     assert "’" in (tmp_path / "back.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"qid": "2", "answers": "Paris"}', "'answers' is missing or not a list of strings"),
+        ('{"qid": "2"}', "'answers' is missing"),
+        ('{"answers": []}', "expected a JSON object with qid and answers"),
+        ('["2", []]', "expected a JSON object"),
+        ('{"qid": 1, "answers": []}', "qid '1' comes twice"),
+        ('{"qid": "2", "ans', "expected a JSON object"),
+    ],
+)
+def test_a_wrong_line_of_answers_is_an_error_with_file_and_line(tmp_path, line, message):
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"qid": "1", "answers": ["Rome"]}\n\n' + line)
+    with pytest.raises(FormatError, match=f"answers.jsonl:3: {message}"):
+        read_answers(path)
 
 
 def test_topics_without_a_positive_are_left_out_of_training_json(tmp_path):
@@ -191,7 +204,8 @@ def test_random_negatives_are_in_the_corpus_but_not_in_the_run(tmp_path):
         ({"question": "x", "ctxs": [ctx(1, id="d 1")]}, "'id' has white space"),
         ({"question": "x", "ctxs": [ctx(1, id=1.5)]}, "'id' is not a string or an integer"),
         ({"question": "x", "ctxs": [ctx(1, has_answer="yes")]}, "'has_answer' of passage"),
-        ({"question": "x", "answers": "y", "ctxs": []}, "'answers' is not a list"),
+        ({"question": "x", "answers": "y", "ctxs": []}, "'answers' is missing or not a list of strings"),
+        ({"question": "x", "answers": [7], "ctxs": []}, "'answers' is missing or not a list of strings"),
         ({"question": "\ud800", "ctxs": []}, "surrogate"),
         ({"question_id": "q1", "question": "x", "ctxs": []}, "'q1' comes twice"),
     ],

@@ -182,7 +182,7 @@ def test_what_cannot_be_fused_is_an_error() -> None:
         ({"weights": (1, -0.5)}, "-0.5"),
         ({"weights": (0, 0)}, "above 0"),
         ({"weights": (1, float("nan"))}, "nan"),
-        ({"weights": ("a", "b")}, "not all numbers"),
+        ({"weights": ("a", "b")}, "weights: 'a' is not a number"),
     ],
 )
 def test_impossible_settings_are_errors_that_name_them(settings: dict, word: str) -> None:

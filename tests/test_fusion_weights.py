@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from qpeft_rerank import fusion_weights
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import evaluate
 from qpeft_rerank.fusion import FusionConfig, Pool, fuse, pool_runs
@@ -72,6 +75,22 @@ def test_of_equally_good_weights_the_middle_ones_are_taken() -> None:
     assert min(good) < found.best.weights[0] < max(good)
 
 
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.3333, 0.3333, 0.3333)])
+def test_rounding_does_not_choose_between_equally_good_weights(
+    weights: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better: list[bool] = []
+
+    def a_little_more_each_time(rankings: Any, qrels: Any, measures: list[str], name: str) -> Any:
+        return SimpleNamespace(means={measures[0]: 0.9 + 1e-15 * len(better)})
+
+    monkeypatch.setattr(fusion_weights, "evaluate", a_little_more_each_time)
+    both = pools(*[run(0.3, 1)] * len(weights))
+    found = tune_weights(both, QRELS, on_trial=lambda trial, best: better.append(best))
+    assert found.best.weights == weights and len({trial.value for trial in found.trials}) > 1
+    assert better == [True] + [False] * (len(found.trials) - 1)
+
+
 def test_coordinate_search_finds_the_run_that_is_worth_more() -> None:
     found = tune_weights(pools(run(0, 1), run(0.6, 2), run(0.1, 3)), QRELS, "AP")
     assert found.trials[0].weights == (0.3333, 0.3333, 0.3333)
@@ -116,7 +135,7 @@ def test_weights_come_back_with_their_settings(tmp_path: Path) -> None:
         ('{"settings": []}', "no weights"),
         ('{"settings": {"method": "rrf"}}', "no weights"),
         ('{"settings": {"weights": [1, 2], "k": 1}}', "unknown setting 'k'"),
-        ('{"settings": {"weights": [1, -2]}}', "-2.0 is not a number of at least 0"),
+        ('{"settings": {"weights": [1, -2]}}', "weights: -2 is below 0"),
         ('{"settings": {"weights": [1, 2], "method": ["rrf"]}}', "method"),
     ],
 )

@@ -199,6 +199,25 @@ with ThreadPoolExecutor(8) as pool:
 
 
 @pytest.mark.java
+def test_threads_that_have_ended_are_forgotten():
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+from qpeft_rerank.java import java_calls, java_class, java_list
+
+def length(n):
+    with java_calls("no list"):
+        return java_list(["x"] * n).size()
+
+count = java_class("java.lang.Thread").activeCount
+before = count()
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(length, range(200)))
+print(count() - before)
+"""
+    assert_says(run_python(code), "0")
+
+
+@pytest.mark.java
 def test_ctrl_c_still_reaches_python():
     code = """
 import os, signal, time

@@ -88,6 +88,16 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["picture.png"] and path.read_bytes() == b"old"
 
 
+def test_a_folder_without_permission_is_an_error(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(InputError, match="curves.png: no permission to write in"):
+        plot_training(RECORD, tmp_path / "curves.png")
+    assert os.listdir(tmp_path) == []
+
+
 def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):
     real = builtins.__import__
 

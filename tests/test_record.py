@@ -7,7 +7,7 @@ import sys
 import torch
 import transformers
 
-from qpeft_rerank.record import git_revision, package_versions, run_record
+from qpeft_rerank.record import first_difference, git_revision, package_versions, run_record
 from qpeft_rerank.version import __version__
 
 
@@ -19,6 +19,15 @@ def test_a_record_holds_settings_versions_and_revision_as_json() -> None:
         and record["packages"]["transformers"] == transformers.__version__
     )
     assert {"python", "machine", "written", "git_revision"} <= set(record)
+
+
+def test_the_first_setting_that_differs_is_told_with_its_place_and_values() -> None:
+    before = {"a": 1, "scorer": {"k": 15, "lora": {"rank": 0}}, "z": 1}
+    assert first_difference(before, json.loads(json.dumps(before))) is None
+    now = {**before, "z": 2, "scorer": {"k": 15, "lora": {"rank": 4}}}
+    assert first_difference(before, now) == ("scorer.lora.rank", 0, 4)
+    assert first_difference(before, {**before, "new": True}) == ("new", None, True)
+    assert first_difference(before, {**before, "scorer": None}) == ("scorer", before["scorer"], None)
 
 
 def test_packages_that_are_not_there_are_left_out() -> None:

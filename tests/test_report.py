@@ -7,7 +7,7 @@ import pytest
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Evaluation
-from qpeft_rerank.report import WIDTH, report
+from qpeft_rerank.report import WIDTH, format_report
 from qpeft_rerank.significance import compare
 
 MEASURES = ("nDCG@10", "R@100", "num_ret")
@@ -32,13 +32,13 @@ BM25, QPEFT = evaluation("bm25"), evaluation("qpeft-r", gain=0.02)
 
 
 def test_one_run_is_one_line_of_figures():
-    assert report([BM25]) == (
+    assert format_report([BM25]) == (
         "run   nDCG@10   R@100  num_ret\nbm25   0.3450  0.5000     2000\n\nMean over 20 judged topics.\n"
     )
 
 
 def test_several_runs_show_differences_marks_p_values_and_topics_won():
-    assert report([BM25, QPEFT]) == (
+    assert format_report([BM25, QPEFT]) == (
         "run                 nDCG@10    R@100   num_ret\n"
         "bm25                 0.3450   0.5000      2000\n"
         "qpeft-r              0.3840   0.5000      2000\n"
@@ -53,7 +53,7 @@ def test_several_runs_show_differences_marks_p_values_and_topics_won():
 
 
 def test_per_topic_values_come_before_the_means_so_that_these_are_seen_last():
-    lines = report([BM25, QPEFT], per_topic=True).splitlines()
+    lines = format_report([BM25, QPEFT], per_topic=True).splitlines()
     assert lines[0].split() == ["topic", "run", *MEASURES]
     assert lines[1].split() == ["q0", "bm25", "0.2500", "0.5000", "100"]
     assert lines[2].split()[:2] == ["q0", "qpeft-r"]
@@ -61,13 +61,13 @@ def test_per_topic_values_come_before_the_means_so_that_these_are_seen_last():
 
 
 def test_missing_and_unjudged_topics_are_reported():
-    text = report([BM25, replace(QPEFT, retrieved=17, unjudged=1)])
+    text = format_report([BM25, replace(QPEFT, retrieved=17, unjudged=1)])
     assert "qpeft-r: 3 judged topics without results, counted as 0." in text
     assert "qpeft-r: 1 topic not in the qrels, left out." in text
 
 
 def test_the_relevance_level_is_named_when_it_is_not_one():
-    assert "relevant from grade 2" in report([replace(BM25, relevance_level=2)])
+    assert "relevant from grade 2" in format_report([replace(BM25, relevance_level=2)])
 
 
 def test_text_stays_within_its_width_and_columns_stay_aligned():
@@ -76,7 +76,7 @@ def test_text_stays_within_its_width_and_columns_stay_aligned():
         evaluation("run.msmarco-v1-passage.bm25-default.dl19-passage.with-a-long-name", 0.0, names),
         evaluation("b", 0.01, names),
     ]
-    text = report(runs, per_topic=True)
+    text = format_report(runs, per_topic=True)
     assert max(map(len, text.splitlines())) <= WIDTH
     heads = [line.split() for line in text.splitlines() if line.startswith(("topic", "run "))]
     assert [name for head in heads if head[0] == "run" for name in head[1:]] == list(names)
@@ -84,7 +84,7 @@ def test_text_stays_within_its_width_and_columns_stay_aligned():
 
 
 def test_tsv_has_one_figure_a_line_and_the_same_columns_everywhere():
-    rows = [line.split("\t") for line in report([BM25, QPEFT], "tsv").splitlines()]
+    rows = [line.split("\t") for line in format_report([BM25, QPEFT], "tsv").splitlines()]
     assert rows[0] == [
         "run",
         "measure",
@@ -104,14 +104,16 @@ def test_tsv_has_one_figure_a_line_and_the_same_columns_everywhere():
 
 
 def test_tsv_of_one_run_has_no_columns_of_differences():
-    rows = [line.split("\t") for line in report([evaluation("a\tb")], "tsv", per_topic=True).splitlines()]
+    rows = [
+        line.split("\t") for line in format_report([evaluation("a\tb")], "tsv", per_topic=True).splitlines()
+    ]
     assert rows[0] == ["run", "measure", "topic", "value"]
     assert rows[1] == ["a b", "nDCG@10", "q0", "0.250000"]
     assert len(rows) == 1 + 3 * 21
 
 
 def test_json_is_complete():
-    record = json.loads(report([BM25, replace(QPEFT, unjudged=2)], "json", per_topic=True))
+    record = json.loads(format_report([BM25, replace(QPEFT, unjudged=2)], "json", per_topic=True))
     assert record["measures"] == list(MEASURES)
     assert record["runs"][0]["means"] == BM25.means
     assert record["runs"][1]["per_topic"] == QPEFT.per_topic
@@ -136,14 +138,14 @@ def test_json_has_no_per_topic_values_unless_asked_and_no_infinity():
     always_better = evaluation("b")
     for values in always_better.per_topic.values():
         values["nDCG@10"] += 0.1
-    record = json.loads(report([BM25, always_better], "json"))
+    record = json.loads(format_report([BM25, always_better], "json"))
     assert "per_topic" not in record["runs"][0]
     assert record["comparison"]["runs"][0]["differences"]["nDCG@10"]["t"] is None
-    assert "comparison" not in json.loads(report([BM25], "json"))
+    assert "comparison" not in json.loads(format_report([BM25], "json"))
 
 
 def test_latex_is_a_booktabs_table_with_marks_and_the_best_in_bold():
-    table = report([BM25, replace(QPEFT, name="q_peft & 50%")], "latex")
+    table = format_report([BM25, replace(QPEFT, name="q_peft & 50%")], "latex")
     assert table.startswith("% needs \\usepackage{booktabs}\n\\begin{tabular}{lrrr}\n\\toprule\n")
     assert "Run & nDCG@10 & R@100 & num\\_ret \\\\\n\\midrule\n" in table
     assert "bm25 & 0.3450 & \\textbf{0.5000} & 2000 \\\\\n" in table
@@ -152,17 +154,17 @@ def test_latex_is_a_booktabs_table_with_marks_and_the_best_in_bold():
 
 
 def test_a_correction_over_the_whole_table_counts_its_tests():
-    text = report([BM25, QPEFT, QPEFT], comparison=compare([BM25, QPEFT, QPEFT], family="table"))
+    text = format_report([BM25, QPEFT, QPEFT], comparison=compare([BM25, QPEFT, QPEFT], family="table"))
     assert "Holm's correction over 4 tests.\n" in text
 
 
 def test_latex_gives_topics_on_request():
-    table = report([BM25], "latex", per_topic=True)
+    table = format_report([BM25], "latex", per_topic=True)
     assert "\\begin{longtable}{llrrr}" in table and "q0 & bm25 & 0.2500 & 0.5000 & 100 \\\\" in table
 
 
 def test_wrong_use_is_an_error():
     with pytest.raises(InputError, match="unknown table format 'html'; known are text, tsv, json, latex"):
-        report([BM25], "html")
+        format_report([BM25], "html")
     with pytest.raises(InputError, match="no evaluation"):
-        report([])
+        format_report([])

@@ -35,6 +35,14 @@ def test_scores_are_log_likelihoods_in_the_order_given(reranker: Reranker) -> No
     assert np.allclose(reranker.score(pairs[::-1])[::-1], scores, atol=1e-4)
 
 
+def test_pairs_that_were_begun_have_the_same_scores(reranker: Reranker) -> None:
+    pairs = [("how far", passage) for passage in PASSAGES]
+    begun, heard = [reranker.begin(pairs), reranker.begin(pairs[:2]), reranker.begin([])], []
+    assert np.array_equal(begun[1](None), reranker.score(pairs[:2]))
+    assert np.array_equal(begun[0](heard.append), reranker.score(pairs)) and sum(heard) == len(pairs)
+    assert begun[2](None).shape == (0,)
+
+
 def test_nothing_to_score_gives_no_scores(reranker: Reranker) -> None:
     assert reranker.score([]).shape == (0,) and reranker.rerank("how far", []) == []
 
@@ -103,3 +111,6 @@ def test_a_pair_that_does_not_fit_is_an_error(reranker: Reranker) -> None:
     with pytest.raises(PairError) as error:
         reranker.score([("how far", PASSAGES[0]), ("far " * 1000, PASSAGES[0])])
     assert error.value.index == 1 and error.value.tokens > 1000
+    for ask in (reranker.rerank, lambda query, passages: reranker.explain(query, passages[0])):
+        with pytest.raises(PairError, match=f"^passage {PASSAGES[0].docid!r} .*the query is too long"):
+            ask("far " * 1000, PASSAGES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_a_run_is_read_as_it_is_needed() -> None:
     stage = rerank(run(), TOPICS, PASSAGES, ByLength(), window=4)
     for topic in range(20):
         next(stage)
-        assert len(read) <= topic + 5
+        assert len(read) <= topic + 8, "the window at hand and the next"
 
 
 def test_topics_that_share_candidates_are_scored_together_and_others_in_small_windows() -> None:
@@ -189,6 +190,46 @@ def test_a_scorer_may_give_any_sequence_of_numbers() -> None:
             return [float(ord(passage.docid[1])) for _, passage in pairs]
 
     assert order(next(rerank([ranking("1", "012")], TOPICS, PASSAGES, Plain()))) == "210"
+
+
+def test_the_next_window_is_prepared_while_one_is_scored_and_callbacks_stay_here() -> None:
+    looked_up, waits = threading.Semaphore(0), iter([2, 1, 0])  # of three windows: two, one more, no more
+    here, heard = threading.current_thread(), []
+
+    class Watched(Corpus):
+        def get(self, docids: Sequence[str]) -> dict[str, Passage]:
+            assert threading.current_thread() is not here
+            looked_up.release()
+            return super().get(docids)
+
+    class Patient(ByLength):
+        def score(self, *arguments: object) -> np.ndarray:
+            for _ in range(next(waits)):
+                assert looked_up.acquire(timeout=300)
+            return super().score(*arguments)
+
+    def hear(news: object) -> None:
+        heard.append(news)
+        assert threading.current_thread() is here
+
+    run = [ranking("1", "0189"), ranking("2", "01"), ranking("007", "34")]
+    options = {"missing": "skip", "on_missing": hear, "progress": hear, "window": 1}
+    found = list(rerank(run, TOPICS, Watched(PASSAGES), Patient(), **options))
+    assert [order(r) for r in found] == ["0189", "01", "43"] and len(heard) == 5
+
+
+def test_an_error_comes_after_the_windows_before_it_and_no_thread_stays() -> None:
+    found = rerank([ranking("1", "01"), ranking("2", "18")], TOPICS, PASSAGES, ByLength(), window=1)
+    assert order(next(found)) == "01"
+    with pytest.raises(MissingPassageError):
+        next(found)
+    abandoned = rerank([ranking("1", "01")] * 9, TOPICS, PASSAGES, ByLength(), window=1)
+    next(abandoned)
+    abandoned.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("ahead of"):
+            thread.join(300)
+            assert not thread.is_alive()
 
 
 def test_progress_counts_scored_pairs() -> None:

@@ -206,6 +206,6 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_pair(
 def test_limits_are_what_one_asks_for_or_fit_the_device() -> None:
     for architecture in ("llama", "gpt2", "opt", "gemma3", "phi", "gpt-neox"):
         scorer = tiny_scorer(tiny_base(architecture), "hard-prompt")
-        limits = default_limits(scorer)
+        limits = default_limits(scorer.base)
         assert limits.tokens >= 1024 and limits.pairs is None and 0 < limits.cached < 1
-        assert default_limits(scorer, 77, 3) == BatchLimits(77, 3, limits.cached)
+        assert default_limits(scorer.base, 77, 3) == BatchLimits(77, 3, limits.cached)

@@ -128,9 +128,14 @@ def test_an_empty_file_has_no_topics_and_a_missing_one_is_an_error(tmp_path):
 
 def test_a_name_that_is_no_file_is_asked_of_pyserini(monkeypatch):
     stub = types.ModuleType("qpeft_rerank.pyserini_names")
-    stub.topics_by_name = lambda name: {"007": f"from {name}"}
+    stub.topics_by_name = lambda name, field: {"007": f"{field} from {name}"}
     monkeypatch.setitem(sys.modules, "qpeft_rerank.pyserini_names", stub)
-    assert read_topics("dl19-passage") == {"007": "from dl19-passage"}
+    assert read_topics("dl19-passage") == {"007": "title from dl19-passage"}
+    assert read_topics("robust04", field="desc") == {"007": "desc from robust04"}
+    with pytest.raises(
+        InputError, match="dl19-passage: is no file, and a Pyserini name takes no topics format"
+    ):
+        read_topics("dl19-passage", topics_format="tsv")
     with pytest.raises(InputError, match="not found"):
         read_topics("dl19-passage.tsv")
 

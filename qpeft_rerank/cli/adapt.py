@@ -60,8 +60,7 @@ def run(options: AdaptOptions) -> None:
 
     check_folder(options.output, options.resume)
     texts = read_texts(sources, options.settings.passage_words)
-    followed = sum(bool(text.following) for text in texts)
-    _log.info("%s passages of text, %s with a next one", f"{len(texts):,}", f"{followed:,}")
+    _log.info("%s passages of text, %s with a next one", f"{len(texts):,}", f"{texts.followed:,}")
     usual = {} if options.settings.lora_rank else {"dtype": "float32"}
     base = load_base(options.model, **usual | options.base_options())
     with progress_bar("adapt", " steps") as bar:
@@ -72,7 +71,7 @@ def run(options: AdaptOptions) -> None:
             options.output,
             options.resume,
             log_progress(bar),
-            {"texts": sources},
+            {"texts": sources, "texts_sha256": texts.sha256},
         )
     _log.info("%s: %s trained parameters", options.output, f"{record['trained_parameters']:,}")
 

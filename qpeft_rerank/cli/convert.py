@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
 from qpeft_rerank.cli.options import Verb, option
 from qpeft_rerank.cli.shared_options import InputRunOptions, PassageOptions, QrelsOptions, TopicsOptions
-from qpeft_rerank.errors import FormatError, InputError
+from qpeft_rerank.errors import InputError
 
 _log = logging.getLogger(__name__)
 
@@ -59,29 +58,15 @@ class ToDprOptions(InputRunOptions, PassageOptions, QrelsOptions, TopicsOptions)
 
 def to_dpr(options: ToDprOptions) -> None:
     """TREC files -> DPR."""
-    from qpeft_rerank.dpr import trec_to_dpr, trec_to_dpr_retrieval
+    from qpeft_rerank.dpr import read_answers, trec_to_dpr, trec_to_dpr_retrieval
     from qpeft_rerank.trec import read_qrels, read_run
 
     source = options.run_source()
     topics, qrels = options.read_topics(), read_qrels(options.qrels_source())
-    answers = _read_answers(options.answers) if options.answers is not None else None
+    answers = read_answers(options.answers) if options.answers is not None else None
     write = trec_to_dpr if options.kind == "training" else trec_to_dpr_retrieval
     count = write(topics, read_run(source), qrels, options.open_passages(), options.output, answers)
     _log.info("%s: %s questions", "stdout" if options.output == "-" else options.output, f"{count:,}")
-
-
-def _read_answers(source: str) -> dict[str, list[str]]:
-    from qpeft_rerank.files import read_lines
-
-    answers = {}
-    for number, line in read_lines(source, "answers file"):
-        if line.strip():
-            try:
-                record = json.loads(line)
-                answers[str(record["qid"])] = [str(answer) for answer in record["answers"]]
-            except (ValueError, KeyError, TypeError) as error:
-                raise FormatError(source, number, "expected a JSON object with qid and answers") from error
-    return answers
 
 
 VERBS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qpeft_rerank.cli.options import Verb, configuration, option
-from qpeft_rerank.dense.index import IndexConfig
+from qpeft_rerank.dense.index import DenseIndexConfig
 from qpeft_rerank.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ class DenseIndexOptions:
     vectors: str | None = option(None, "folder that qpeft encode wrote", metavar="DIR", positional=True)
     output: str | None = option(None, "folder of the new index", metavar="DIR")
     overwrite: bool = option(False, "replace an index that is there")
-    index: IndexConfig = configuration(IndexConfig, "index")
+    index: DenseIndexConfig = configuration(DenseIndexConfig, "index")
 
 
 def run(options: DenseIndexOptions) -> None:
@@ -32,8 +32,9 @@ def run(options: DenseIndexOptions) -> None:
 
     from qpeft_rerank.cli.progress import progress_bar
     from qpeft_rerank.dense.index import build_dense_index
+    from qpeft_rerank.dense.vectors import corpus_size
 
-    with progress_bar("dense-index", " vectors") as bar:
+    with progress_bar("dense-index", " vectors", corpus_size(options.vectors)[0]) as bar:
         count = build_dense_index(
             options.vectors, options.output, options.index, options.overwrite, progress=bar.update
         )

@@ -1,7 +1,8 @@
 """Encode a corpus into vectors, the first half of a dense index: shards of .npy files and their docids.
 
-A killed encoding goes on with --resume; finished shards are kept. Several machines share the work with
---shard 0 --of 4 ... --shard 3 --of 4 and one output folder; the files are the same as one machine's.
+A killed encoding goes on with --resume; finished shards are kept. Several machines may write to one output
+folder: with --shard 0 --of 4 ... --shard 3 --of 4 each makes every fourth shard. The files are the same as
+one machine's.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class EncodeOptions(EncoderOptions, CollectionOptions):
     vector_type: str = option(
         "float32", "how numbers are kept; float16 takes half the space", choices=("float32", "float16")
     )
-    shard_passages: int = option(10_000, "passages in a file", least=1)
-    shard: int = option(0, "which share of the files is made here, from 0", least=0)
-    of: int = option(1, "how many shares there are", least=1)
+    shard_passages: int = option(10_000, "passages in a shard", least=1)
+    shard: int = option(0, "number of the first shard to make, from 0", least=0)
+    of: int = option(1, "make every so many-th shard from there on: how many machines make shards", least=1)
     resume: bool = option(False, "go on with an encoding that was not finished")
 
 
@@ -44,28 +45,47 @@ def run(options: EncodeOptions) -> None:
     if options.output is None:
         raise InputError("no output given: name the folder of the vectors with --output")
     if options.shard >= options.of:
-        raise InputError(f"--shard {options.shard} --of {options.of}: shares are counted from 0")
+        raise InputError(f"--shard {options.shard} --of {options.of}: shards are counted from 0")
     if not Path(corpus).exists():
         raise InputError(f"{corpus}: no such file or folder")
 
     from qpeft_rerank.cli.progress import progress_bar
-    from qpeft_rerank.dense.vectors import encode_corpus
+    from qpeft_rerank.corpora import count_passages
+    from qpeft_rerank.dense.vectors import encode_corpus, passages_in_shards
 
-    encoder = options.open_encoder()
-    with progress_bar("encode", " passages") as bar:
+    encoder, total = options.open_encoder(), count_passages(corpus)
+    if total is not None:
+        total = passages_in_shards(total, options.shard_passages, options.shard, options.of)
+    with progress_bar("encode", " passages", total) as bar:
+
+        def skip(passages: int) -> None:
+            bar.initial += passages  # the time estimate is of what is left
+            bar.update(passages)
+
         count = encode_corpus(
             corpus,
             encoder,
             options.output,
             vector_type=options.vector_type,
             shard_passages=options.shard_passages,
-            part=options.shard,
-            parts=options.of,
+            shard=options.shard,
+            of=options.of,
             resume=options.resume,
             progress=bar.update,
+            kept=skip,
         )
-    share = f", share {options.shard} of {options.of}" if options.of > 1 else ""
-    _log.info("%s: vectors of %s passages%s", options.output, f"{count:,}", share)
+    if options.of == 1:
+        _log.info("%s: vectors of %s passages", options.output, f"{count:,}")
+    else:
+        made = passages_in_shards(count, options.shard_passages, options.shard, options.of)
+        _log.info(
+            "%s: vectors of %s of %s passages, shard %d of %d",
+            options.output,
+            f"{made:,}",
+            f"{count:,}",
+            options.shard,
+            options.of,
+        )
 
 
 VERB = Verb(

@@ -56,19 +56,32 @@ class EncoderOptions(TextOptions, ModelOptions):
     revision: str | None = option(
         None, "branch, tag or commit of the model on the hub; with an adapter, of its base model"
     )
+    adapter_revision: str | None = option(None, "branch, tag or commit of the adapter on the hub")
 
     def open_encoder(self, **known: Any) -> Encoder:
         """Load the encoder; ``known`` are arguments of `open_encoder` for what no flag says."""
         from qpeft_rerank.dense.encoder import open_encoder
 
-        given = {"model": self.model, "adapter": self.adapter, "template": self.template}
-        given = {name: value for name, value in given.items() if value is not None} | self.base_options()
         if self.adapter is not None and self.lora is not None:
             raise InputError("--adapter and --lora are both a LoRA: give one")
+        if self.adapter_revision is not None and not (self.adapter or known.get("adapter")):
+            raise InputError("--adapter-revision is of an adapter: name it with --adapter")
+        # Where a flag names something else, what is known of the former does not hold for it.
+        for name, others in (
+            ("model", ("revision",)),
+            ("adapter", ("adapter_revision",)),
+            ("lora", ("adapter", "adapter_revision")),
+            ("template", ("settings",)),
+        ):
+            if getattr(self, name) is not None:
+                known = {key: value for key, value in known.items() if key not in others}
+        names = ("model", "adapter", "adapter_revision", "template")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return open_encoder(
             **{
                 **known,
                 **given,
+                **self.base_options(),
                 "settings": {**known.get("settings", {}), **self.settings()},
                 "batch_tokens": self.batch_tokens,
             }

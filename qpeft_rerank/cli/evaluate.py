@@ -56,7 +56,7 @@ def run(options: EvaluateOptions) -> None:
     from qpeft_rerank.evaluation import evaluate, run_names
     from qpeft_rerank.files import atomic_write
     from qpeft_rerank.measures import parse_measures
-    from qpeft_rerank.report import report
+    from qpeft_rerank.report import format_report
     from qpeft_rerank.trec import read_qrels
 
     measures = options.measure or list(DEFAULT_MEASURES)
@@ -79,7 +79,7 @@ def run(options: EvaluateOptions) -> None:
             evaluate(run, qrels, measures, options.relevance_level, name)
             for run, name in zip(runs, run_names(runs), strict=True)
         ]
-        table.write(report(evaluations, options.format, options.per_topic))
+        table.write(format_report(evaluations, options.format, options.per_topic))
     if options.plot is not None:
         _plot(evaluations, options.plot)
 

@@ -52,7 +52,7 @@ def run(options: IndexOptions) -> None:
             output,
             threads=options.threads,
             overwrite=options.overwrite,
-            progress=lambda done: bar.update(done - bar.n),
+            progress=bar.update,
         )
     _log.info("%s: %s passages", output, f"{count:,}")
 

@@ -8,15 +8,14 @@ library) adds that dataclass's fields as flags.
 from __future__ import annotations
 
 import argparse
-import math
-import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, field, fields, is_dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from qpeft_rerank.settings import KINDS, plain_kind, problem
 
 Options = TypeVar("Options")
-NUMBERS = {int: "a whole number", float: "a number"}
 
 
 class Verb(NamedTuple):
@@ -35,8 +34,7 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
         default: value when the flag is not given; what must be given is checked by the verb.
         help: one line, lower case, no full stop. The default is added by itself.
         metadata: ``flags`` (all spellings, instead of the one made from the name), ``choices``, ``metavar``,
-            ``positional`` (bool), ``least``, ``most``, ``above``, ``below``, ``filled`` (bool: an empty text
-            is an error, as it is by default).
+            ``positional`` (bool), and the limits of `settings.problem`; ``filled`` is true by default.
     """
     return field(default=default, metadata={"help": help, "filled": True, **metadata})
 
@@ -62,14 +60,15 @@ def configuration(config: type, title: str) -> Any:
 def add_options(parser: argparse.ArgumentParser, options: type, title: str | None = None) -> None:
     """Add every field of the dataclass ``options`` to ``parser``, by help sections.
 
-    There is one for each class that declares fields, named by its ``title`` (or the argument); the fields of
-    a class without one go to argparse's own sections.
+    There is one for each ``title`` (or the argument) of a class that declares fields; the fields of a class
+    without one go to argparse's own sections.
     """
+    sections: dict[str | None, list[tuple[Field, Any]]] = {}
     for owner in options.__mro__:
-        own = list(_declared_by(owner, options))
-        if not own:
-            continue
-        heading = owner.__dict__.get("title", title)
+        if own := list(_declared_by(owner, options)):
+            heading = owner.__dict__.get("title", title)
+            sections[heading] = own + sections.get(heading, [])  # those of a base class stand first
+    for heading, own in sections.items():
         flags = any(not f.metadata.get("positional") for f, _ in own)
         group = parser.add_argument_group(heading) if heading and flags else parser
         for f, kind in own:
@@ -106,7 +105,7 @@ def _declared_by(owner: type, options: type) -> Iterator[tuple[Field, Any]]:
 def _add_option(parser: Any, f: Field, kind: Any) -> None:
     meta = f.metadata
     default = f.default if f.default_factory is MISSING else f.default_factory()
-    kind, repeated, joined = _plain_kind(kind)
+    kind, repeated, joined = plain_kind(kind)  # a flag to repeat, values joined by commas
     settings: dict[str, Any] = {"help": _help(meta.get("help", ""), default), "default": default}
     if kind is bool:
         settings["action"] = argparse.BooleanOptionalAction if default else "store_true"
@@ -128,38 +127,14 @@ def _placeholder(name: str, kind: type, choices: typing.Sequence[str] | None, jo
     return {int: "N", float: "X"}.get(kind, name.split("_")[-1].upper())
 
 
-def _plain_kind(kind: Any) -> tuple[Any, bool, bool]:
-    """``(type of one value, may the flag be repeated, are values joined by commas)`` of an annotation."""
-    origin, inner = typing.get_origin(kind), [k for k in typing.get_args(kind) if k is not types.NoneType]
-    if origin in (typing.Union, types.UnionType):
-        return _plain_kind(inner[0])
-    if origin is list:
-        return inner[0], True, False
-    if origin is tuple:
-        return inner[0], False, True
-    return (str if origin is Literal else kind), False, False
-
-
 def _checked(kind: type, meta: typing.Mapping[str, Any]) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {NUMBERS.get(kind, kind.__name__)}") from None
-        if kind is float and not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
-        if meta.get("filled") and not text:
-            raise argparse.ArgumentTypeError("the value is empty")
-        if "least" in meta and value < meta["least"]:
-            raise argparse.ArgumentTypeError(f"{text} is below {meta['least']}, the least that is possible")
-        if "above" in meta and value <= meta["above"]:
-            raise argparse.ArgumentTypeError(f"{text} is not above {meta['above']}")
-        if "most" in meta and value > meta["most"]:
-            raise argparse.ArgumentTypeError(f"{text} is above {meta['most']}, the most that is possible")
-        if "below" in meta and value >= meta["below"]:
-            raise argparse.ArgumentTypeError(f"{text} is not below {meta['below']}")
-        if meta.get("choices") and value not in meta["choices"]:
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(meta['choices'])}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {KINDS.get(kind, kind.__name__)}") from None
+        if (wrong := problem(value, kind, meta)) is not None:
+            raise argparse.ArgumentTypeError(f"{repr(text) if kind is str else text} {wrong}")
         return value
 
     return convert

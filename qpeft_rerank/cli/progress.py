@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, TypeVar
 
 Item = TypeVar("Item")
@@ -36,18 +36,12 @@ def progress_bar(what: str, unit: str, total: float | None = None) -> Any:
     )
 
 
-def with_progress(
-    items: Iterable[Item],
-    what: str,
-    unit: str,
-    total: float | None = None,
-    size: Callable[[Item], float] = lambda _item: 1,
-) -> Iterator[Item]:
-    """The items, with a bar that advances by the ``size`` of each item once it has been used."""
+def with_progress(items: Iterable[Item], what: str, unit: str, total: float | None = None) -> Iterator[Item]:
+    """The items, with a bar that advances by one once an item has been used."""
     with progress_bar(what, unit, total) as bar:
         for item in items:
             yield item
-            bar.update(size(item))
+            bar.update()
 
 
 class _Lines:

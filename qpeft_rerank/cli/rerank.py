@@ -10,20 +10,24 @@ With --document-window, long texts are cut to overlapping windows, and a text's 
 
 With --output, topics are kept as they are scored: after a kill, the same command with --resume goes on where
 it stopped.
+
+With --processes, so many processes score, each with the model on a GPU of its own (or a share of the CPU).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qpeft_rerank.cli.document_options import DocumentOptions
+from qpeft_rerank.cli.missing import Missing
 from qpeft_rerank.cli.options import Verb, borrowed, option
 from qpeft_rerank.cli.shared_options import (
     InputRunOptions,
@@ -33,16 +37,14 @@ from qpeft_rerank.cli.shared_options import (
     TopicsOptions,
     check_output,
 )
-from qpeft_rerank.errors import InputError, MissingTopicError, QpeftError
+from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.config import METHODS, UNTRAINED_WEIGHT, AdapterConfig
 
 if TYPE_CHECKING:
     from qpeft_rerank.passages import Passages
     from qpeft_rerank.reranker import Reranker
     from qpeft_rerank.trec import Ranking
-
-_log = logging.getLogger(__name__)
-SHOWN_MISSING = 5  # lines about missing topics and passages; the rest is only counted
+    from qpeft_rerank.workers import Workers
 
 
 @dataclass(kw_only=True)
@@ -98,6 +100,9 @@ class RerankOptions(
     )
     batch_tokens: int | None = option(None, "tokens in a batch (default: what fits the device)", least=1)
     batch_size: int | None = option(None, "most pairs in a batch (default: no limit but the tokens)", least=1)
+    processes: int = option(
+        1, "processes that score, each on a GPU of its own; on a CPU they share the threads", least=1
+    )
     force: bool = option(False, "use the adapter on another base model than it was trained for")
 
     def check(self) -> None:
@@ -114,34 +119,34 @@ class RerankOptions(
             raise InputError(f"--method {self.method} must be trained: name its adapter with --adapter")
         if self.weight is not None and self.weight > 1:
             raise InputError(f"--weight: {self.weight} is not between 0 and 1")
+        if self.processes > 1 and self.device_map is not None:
+            raise InputError("--processes and --device-map: each process has the whole model on one device")
         if self.topics == "-" and (self.run or self.run_file or "-") == "-":
             raise InputError("the run and the topics cannot both come from stdin")
         if self.resume and self.output == "-":
             raise InputError("--resume needs --output: what went to stdout cannot be continued")
         self.check_documents()
 
-    def load_reranker(self) -> Reranker:
-        """The model, with its adapter if there is one."""
+    def load_reranker(self) -> AbstractContextManager[Reranker | Workers]:
+        """The model, with its adapter if there is one, in this process or in several."""
+        options = self.base_options()
+        if self.processes == 1:
+            return nullcontext(self._loader(options)())
+        from qpeft_rerank.workers import Workers
+
+        device = options.pop("device", None)
+        return Workers(self._loader(options), self.processes, device)
+
+    def _loader(self, base_options: dict[str, str]) -> Callable[..., Reranker]:
         from qpeft_rerank.reranker import Reranker
 
-        if self.adapter is None:
-            settings = self.given()
-            return Reranker.from_model(
-                self.model,
-                settings.pop("method", "hard-prompt"),
-                self.batch_tokens,
-                self.batch_size,
-                settings,
-                **self.base_options(),
-            )
-        return Reranker.from_adapter(
-            self.adapter,
-            self.batch_tokens,
-            self.batch_size,
-            model=self.model,
-            force=self.force,
-            **self.base_options(),
-        )
+        limits = {"batch_tokens": self.batch_tokens, "batch_size": self.batch_size}
+        if self.adapter is not None:
+            origin = {"model": self.model, "force": self.force}
+            return partial(Reranker.from_adapter, self.adapter, **limits, **origin, **base_options)
+        settings = self.given()
+        method = settings.pop("method", "hard-prompt")
+        return partial(Reranker.from_model, self.model, method, settings=settings, **limits, **base_options)
 
 
 def run(options: RerankOptions) -> None:
@@ -162,15 +167,14 @@ def run(options: RerankOptions) -> None:
     if first is None:
         raise InputError("the run is empty: there is nothing to rerank")
     passages = options.open_passages()
-    reranker = options.load_reranker()
-    if options.weight is not None:
-        reranker.weight = options.weight
-    scorer = options.by_windows(reranker)
-    window, rankings = plan_window(chain([first], rankings), options.depth, reranker.shared_pairs)
-    window = options.window or options.topics_together(window, first.docs[: options.depth], passages)
-    tag = options.runtag or reranker.scorer.config.method
     missing = Missing()
-    with progress_bar("rerank", " pairs") as bar:
+    with options.load_reranker() as reranker, progress_bar("rerank", " pairs") as bar:
+        if options.weight is not None:
+            reranker.weight = options.weight
+        scorer, described = options.by_windows(reranker), reranker.describe()
+        window, rankings = plan_window(chain([first], rankings), options.depth, reranker.shared_pairs)
+        window = options.window or options.topics_together(window, first.docs[: options.depth], passages)
+        tag = options.runtag or described["settings"]["method"]
 
         def stage(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
             return rerank(
@@ -198,36 +202,13 @@ def run(options: RerankOptions) -> None:
                 stage,
                 options.output,
                 tag,
-                _settings(options, reranker, topics, passages, source, tag),
+                _settings(options, described, topics, passages, source, tag),
                 window,
                 options.resume,
                 expect,
+                {"processes": options.processes},
             )
     missing.report()
-
-
-class Missing:
-    """Says the first few missing topics and passages, and counts all."""
-
-    def __init__(self) -> None:
-        self.topics = self.passages = 0
-
-    def add(self, error: QpeftError) -> None:
-        """One more."""
-        if isinstance(error, MissingTopicError):
-            self.topics += 1
-        else:
-            self.passages += 1
-        if self.topics + self.passages <= SHOWN_MISSING:
-            _log.info("skipped: %s", error)
-
-    def report(self) -> None:
-        """How many were missing, if any."""
-        if self.topics or self.passages:
-            kept = "they keep their old order, below what was scored"
-            _log.info(
-                "skipped %d topics and %d candidates without text; %s", self.topics, self.passages, kept
-            )
 
 
 def _pairs(source: str, depth: int, skipped_topics: int) -> int | None:
@@ -245,7 +226,7 @@ def _pairs(source: str, depth: int, skipped_topics: int) -> int | None:
 
 def _settings(
     options: RerankOptions,
-    reranker: Reranker,
+    described: Mapping[str, Any],
     topics: Mapping[str, str],
     passages: Passages,
     source: str,
@@ -260,7 +241,7 @@ def _settings(
         "split": options.split,
         "passages": passages.name,
         "adapter": options.adapter,
-        **reranker.describe(),
+        **described,
         "depth": options.depth,
         "missing": options.missing,
         **options.describe_documents(),
@@ -274,7 +255,8 @@ def _settings(
 VERB = Verb(
     __doc__,
     "  qpeft rerank run.bm25.txt -c squad.toml --adapter adapter --output run.qpeft-a.txt\n"
-    "  qpeft bm25 -c squad.toml | qpeft rerank -c squad.toml --model demo --method hard-prompt > run.txt",
+    "  qpeft bm25 -c squad.toml | qpeft rerank -c squad.toml --model demo --method hard-prompt > run.txt\n"
+    "  qpeft rerank run.bm25.txt -c squad.toml --adapter adapter --processes 4 --output run.qpeft-a.txt",
     RerankOptions,
     run,
 )

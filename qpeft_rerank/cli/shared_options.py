@@ -18,7 +18,6 @@ class CollectionOptions:
     """A collection file that fills what the other flags leave open."""
 
     title: ClassVar[str] = "collection"
-    default_split: ClassVar[str] = "test"
 
     collection: str | None = option(
         None,
@@ -26,15 +25,26 @@ class CollectionOptions:
         flags=("-c", "--collection"),
         metavar="FILE.toml",
     )
+
+    def load(self) -> Collection | None:
+        """The collection, None where no ``-c`` was given."""
+        return None if self.collection is None else load_collection(self.collection)
+
+
+@dataclass(kw_only=True)
+class SplitOptions(CollectionOptions):
+    """Which topics and qrels of the collection are meant."""
+
+    title: ClassVar[str] = "collection"
+    default_split: ClassVar[str] = "test"
+
     split: str | None = option(None, "split of the collection, e.g. train, dev, test (default: test)")
 
     def load(self) -> Collection | None:
         """The collection, None where no ``-c`` was given."""
-        if self.collection is None:
-            if self.split is not None:
-                raise InputError("--split needs -c/--collection: it names a split of a collection file")
-            return None
-        return load_collection(self.collection)
+        if self.collection is None and self.split is not None:
+            raise InputError("--split needs -c/--collection: it names a split of a collection file")
+        return super().load()
 
     @property
     def chosen_split(self) -> str:
@@ -43,7 +53,7 @@ class CollectionOptions:
 
 
 @dataclass(kw_only=True)
-class TopicsOptions(CollectionOptions):
+class TopicsOptions(SplitOptions):
     """The topics, by file, name or collection."""
 
     title: ClassVar[str] = "topics"
@@ -78,7 +88,7 @@ class TopicsOptions(CollectionOptions):
 
 
 @dataclass(kw_only=True)
-class QrelsOptions(CollectionOptions):
+class QrelsOptions(SplitOptions):
     """The qrels, by file, name or collection."""
 
     title: ClassVar[str] = "qrels"
@@ -142,7 +152,7 @@ class ModelOptions:
     )
     dtype: str | None = option(
         None,
-        "type of its weights (default: bfloat16 on a GPU that has it, else float32)",
+        "type of its weights (default: bfloat16 on a GPU or CPU that computes in it, else float32)",
         choices=("float32", "bfloat16", "float16"),
     )
     device: str | None = option(None, "cpu, cuda, cuda:1 ... (default: a GPU if there is one)")

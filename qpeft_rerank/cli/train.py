@@ -28,7 +28,8 @@ from qpeft_rerank.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from qpeft_rerank.passages import Passages
-    from qpeft_rerank.training.loop import Judged, Listener
+    from qpeft_rerank.training.data import TrainingData
+    from qpeft_rerank.training.loop import Listener
 
 _log = logging.getLogger(__name__)
 
@@ -68,16 +69,16 @@ class TrainOptions(
     settings: AdapterConfig = configuration(AdapterConfig, "method")
     training: TrainingConfig = configuration(TrainingConfig, "training")
 
-    def development(self, data: Judged) -> Judged | None:
+    def development(self, data: TrainingData) -> TrainingData | None:
         """The development run with its topics and qrels, where a run is named."""
         from qpeft_rerank.topics import read_topics
-        from qpeft_rerank.training.loop import Judged
+        from qpeft_rerank.training.data import TrainingData
         from qpeft_rerank.trec import read_qrels, read_run
 
         if self.dev_run is None:
             return None
         topics, qrels = self.development_sources()
-        return Judged(
+        return TrainingData(
             read_run(self.dev_run),
             read_topics(topics) if topics else data.topics,
             read_qrels(qrels) if qrels else data.qrels,
@@ -123,12 +124,13 @@ def run(options: TrainOptions) -> None:
 
     from qpeft_rerank.cli.progress import progress_bar
     from qpeft_rerank.models.base import load_base
+    from qpeft_rerank.training.data import TrainingData
     from qpeft_rerank.training.folder import check_folder
-    from qpeft_rerank.training.loop import Judged, train
+    from qpeft_rerank.training.loop import train
     from qpeft_rerank.trec import read_qrels, read_run
 
     check_folder(options.output, options.resume)
-    data = Judged(read_run(source), options.read_topics(), read_qrels(options.qrels_source()))
+    data = TrainingData(read_run(source), options.read_topics(), read_qrels(options.qrels_source()))
     dev = options.development(data)
     if dev is None:
         _log.info("no --dev-run: all %d epochs are trained and the last one is kept", options.training.epochs)

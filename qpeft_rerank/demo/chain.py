@@ -17,12 +17,13 @@ from qpeft_rerank.models.base import BaseModel, load_base
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.passages import Passage, Passages, open_passages
 from qpeft_rerank.plots import plot_topic_differences
-from qpeft_rerank.report import report
+from qpeft_rerank.report import format_report
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.reranking import rerank
 from qpeft_rerank.topics import read_topics
 from qpeft_rerank.training.config import TrainingConfig
-from qpeft_rerank.training.loop import Judged, Listener, train
+from qpeft_rerank.training.data import TrainingData
+from qpeft_rerank.training.loop import Listener, train
 from qpeft_rerank.trec import Ranking, ScoredDoc, load_run, read_qrels, read_run, write_run
 
 COLLECTION = Path(__file__).parent / "collection" / "collection.toml"
@@ -73,7 +74,7 @@ def run_demo(output: str | Path, listener: Listener | None = None) -> Iterator[s
         write_run(search(folder / "index", data.topics(split), hits=HITS), path, "bm25")
     yield f"bm25      {HITS} candidates for each topic of train, dev and test -> {runs['test']}\n"
 
-    base = load_base("demo", device="cpu")
+    base = load_base("demo", dtype="float32", device="cpu")  # the same table on every machine
     systems = {"bm25": runs["test"]}
     systems |= _rerank(Reranker.from_model(base), data, folder, runs["test"])
     yield f"rerank    by the plain likelihood of the query (hard prompt) -> {systems['hard-prompt']}\n"
@@ -97,7 +98,7 @@ def run_demo(output: str | Path, listener: Listener | None = None) -> Iterator[s
     systems = dict(sorted(systems.items(), key=lambda item: "+" in item[0]))  # each alone first
 
     evaluations = [evaluate(path, data.qrels("test"), MEASURES) for path in systems.values()]
-    table = report(evaluations)
+    table = format_report(evaluations)
     (folder / "evaluation.txt").write_text(table, encoding="utf-8")
     plot_topic_differences(evaluations[0], evaluations[-1], "nDCG@10", folder / "differences.png")
     written = f"{folder / 'evaluation.txt'}, {folder / 'differences.png'}"
@@ -129,8 +130,8 @@ def _prepare(folder: Path) -> Path:
     return folder
 
 
-def _judged(data: _Data, split: str, runs: Mapping[str, Path]) -> Judged:
-    return Judged(read_run(runs[split]), data.topics(split), data.qrels(split))
+def _judged(data: _Data, split: str, runs: Mapping[str, Path]) -> TrainingData:
+    return TrainingData(read_run(runs[split]), data.topics(split), data.qrels(split))
 
 
 def _rerank(reranker: Reranker, data: _Data, folder: Path, run: Path) -> dict[str, Path]:

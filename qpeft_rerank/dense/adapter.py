@@ -16,6 +16,7 @@ from torch import nn
 from qpeft_rerank.dense.causal import CausalEncoder, body_of
 from qpeft_rerank.dense.config import ENCODER_FILE
 from qpeft_rerank.dense.encoder import check_probe, choose_config, known_config
+from qpeft_rerank.dense.hub import commit_in
 from qpeft_rerank.dense.vectors import PROBE_FILE, read_probe
 from qpeft_rerank.errors import AdapterError, one_line
 from qpeft_rerank.models import adapter as pair_adapter
@@ -29,6 +30,7 @@ def open_adapter(
     template: str | None = None,
     batch_tokens: int | None = None,
     settings: dict[str, Any] | None = None,
+    adapter_revision: str | None = None,
     **base_options: Any,
 ) -> CausalEncoder:
     """Load a LoRA with its base model; the arguments are those of `encoder.open_encoder`.
@@ -39,7 +41,7 @@ def open_adapter(
         AdapterError: it is no LoRA, or of another kind of model than ``model``.
         InputError: our own folder's probe text gets another vector than at the training: another base model.
     """
-    folder = pair_adapter.fetch_folder(name)
+    folder = pair_adapter.fetch_folder(name, adapter_revision)
     ours = (folder / ENCODER_FILE).is_file() and (folder / lora.FOLDER).is_dir()
     weights = folder / lora.FOLDER if ours else folder
     config = _read_peft_json(weights)
@@ -50,12 +52,12 @@ def open_adapter(
         base_options.setdefault("revision", config.get("revision"))
     base = replace(load_base(model, **base_options), lora=str(name))
     _carry(base, weights)
-    known = known_config(folder)
+    known, commit = known_config(str(folder)), commit_in(folder)
     if (folder / PROBE_FILE).is_file():
         encoder = CausalEncoder(base, known, batch_tokens)
         # It may have been trained in bfloat16, on a GPU, and be run in float32 here.
         check_probe(encoder, read_probe(folder), folder, dtype="bfloat16")
-    return CausalEncoder(base, choose_config(known, template, settings or {}), batch_tokens)
+    return CausalEncoder(base, choose_config(known, template, settings or {}), batch_tokens, commit)
 
 
 def _read_peft_json(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,8 @@ from torch.nn import functional as F
 
 from qpeft_rerank.dense.batches import embed
 from qpeft_rerank.dense.config import EncoderConfig
+from qpeft_rerank.dense.description import describe_encoder
+from qpeft_rerank.dense.hub import find_file
 from qpeft_rerank.errors import InputError, one_line
 from qpeft_rerank.models.base import DTYPES, BaseModel
 from qpeft_rerank.models.inputs import MOST_CHARACTERS_PER_TOKEN, passage_text
@@ -54,7 +55,7 @@ class BidirectionalEncoder(nn.Module):
         if config.query_suffix or config.passage_suffix or config.query_marks or config.passage_marks:
             raise InputError("query_suffix, passage_suffix and marks are for causal models")
         self.base, self.config, self.model = base, config, base.model
-        self.batch_tokens = default_limits(self, batch_tokens).tokens
+        self.batch_tokens = default_limits(self.base, batch_tokens).tokens
 
     @property
     def dimension(self) -> int:
@@ -74,9 +75,7 @@ class BidirectionalEncoder(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """See `Encoder`."""
-        facts = self.base.describe()
-        del facts["device"]  # of no matter to the vectors
-        return {**facts, "settings": self.config.to_dict()}
+        return describe_encoder(self.base, self.config, False)
 
     def forward(self, ids: Tensor, length: Tensor) -> Tensor:
         """Vectors [B, D] of length 1, fp32, of right-padded ids [B, T]."""
@@ -103,7 +102,7 @@ class BidirectionalEncoder(nn.Module):
 
 def is_sentence_transformers(model: str, revision: str | None = None) -> bool:
     """Whether a folder, or a model of the hub, is one of sentence-transformers."""
-    return model != "demo" and _find(model, MODULES_FILE, revision) is not None
+    return find_file(model, MODULES_FILE, revision) is not None
 
 
 def load(
@@ -141,12 +140,21 @@ def load(
         raise InputError(f"encoder {model!r} cannot be loaded: {one_line(error)}") from error
     base = BaseModel(loaded.eval().requires_grad_(False), tokenizer, model, revision)
     own = found.pop("tokens", None)
-    limit = min(base.context or _MOST_TOKENS, tokenizer.model_max_length, own or sys.maxsize)
+    limit = min(_positions(base), tokenizer.model_max_length, own or sys.maxsize)
     usual = limit if own else min(limit, _MOST_TOKENS)
     config = {"query_tokens": usual, "passage_tokens": usual, **found, **settings}
     for key in ("query_tokens", "passage_tokens"):
         config[key] = min(config[key], limit)
     return BidirectionalEncoder(base, EncoderConfig.of(template or "plain", **config), batch_tokens)
+
+
+def _positions(base: BaseModel) -> int:
+    """The longest input that the model has positions for."""
+    for name, table in base.model.named_modules():
+        # RoBERTa's kind counts from behind the padding's id on, and has no position for what is before.
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+            return table.num_embeddings - table.padding_idx - 1
+    return base.context or _MOST_TOKENS
 
 
 def _read_folder(model: str, revision: str | None) -> tuple[dict[str, Any], str]:
@@ -194,30 +202,10 @@ def _pooling(config: dict[str, Any], model: str) -> str:
 
 
 def _read(model: str, name: str, revision: str | None) -> Any:
-    path = _find(model, name, revision)
+    path = find_file(model, name, revision)
     if path is None:
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-
-
-def _find(model: str, name: str, revision: str | None) -> Path | None:
-    """A file of a folder or of the hub, None where it is not there."""
-    if Path(model).is_dir():
-        return Path(model, name) if Path(model, name).is_file() else None
-    from transformers.utils import cached_file
-
-    try:
-        found = cached_file(
-            model,
-            name,
-            revision=revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except OSError:  # no name of the hub: what loads the model says so
-        return None
-    return None if found is None else Path(found)

@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from qpeft_rerank.dense.batches import embed
 from qpeft_rerank.dense.config import EncoderConfig
+from qpeft_rerank.dense.description import describe_encoder
 from qpeft_rerank.dense.inputs import SideInputs
+from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.inputs import passage_text
 from qpeft_rerank.passages import Passage
@@ -31,18 +33,30 @@ class CausalEncoder(nn.Module):
         base: the language model; it may carry a LoRA.
         config: how texts are put to it; its pooling is ``last``.
         batch_tokens: positions in a batch, by default what fits the device.
+        lora_revision: commit of the LoRA that the model carries, for the description.
 
     Raises:
-        InputError: the tokenizer lacks a mark of the template, or nothing of a text fits the model.
+        InputError: the pooling is another, the tokenizer lacks a mark of the template, or nothing of a text
+            fits the model.
     """
 
-    def __init__(self, base: BaseModel, config: EncoderConfig, batch_tokens: int | None = None):
+    def __init__(
+        self,
+        base: BaseModel,
+        config: EncoderConfig,
+        batch_tokens: int | None = None,
+        lora_revision: str | None = None,
+    ):
         super().__init__()
-        self.base, self.config = base, config
+        if config.pooling != "last":
+            raise InputError(
+                f"pooling: {config.pooling!r} is not for a causal model, whose last token saw the rest"
+            )
+        self.base, self.config, self.lora_revision = base, config, lora_revision
         self.model = base.model
         self.queries = SideInputs(base.tokenizer, config.query, base.context)
         self.passages = SideInputs(base.tokenizer, config.passage, base.context)
-        self.batch_tokens = default_limits(self, batch_tokens).tokens
+        self.batch_tokens = default_limits(base, batch_tokens).tokens
 
     @property
     def dimension(self) -> int:
@@ -61,9 +75,7 @@ class CausalEncoder(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """See `Encoder`."""
-        facts = self.base.describe()
-        del facts["device"]  # of no matter to the vectors
-        return {**facts, "settings": self.config.to_dict()}
+        return describe_encoder(self.base, self.config, True, self.lora_revision)
 
     def forward(self, ids: Tensor, length: Tensor, pooled: int = 1) -> Tensor:
         """Vectors [B, D] of length 1, fp32, of right-padded ids [B, T]: the mean of the last ``pooled``

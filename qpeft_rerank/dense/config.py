@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import atomic_write
-from qpeft_rerank.settings import setting
+from qpeft_rerank.settings import check_settings, setting
 
 ENCODER_FILE = "encoder.json"
 FORMAT = "qpeft-rerank encoder 1"
@@ -26,6 +26,13 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         "passage_suffix": '", summarize the above passage within eight words: ',
         "query_marks": tuple(f"<s{i}>" for i in range(9, 17)),
         "passage_marks": tuple(f"<s{i}>" for i in range(1, 9)),
+    },
+    # The same authors' paper as it was printed first.
+    "llara-paper": {
+        "query_prefix": "",
+        "passage_prefix": "",
+        "query_suffix": " The next sentence:",
+        "passage_suffix": " The original sentence:",
     },
     "plain": {"query_prefix": "", "passage_prefix": ""},
 }
@@ -58,26 +65,18 @@ class EncoderConfig:
     query_suffix: str = setting("", "text after a query")
     passage_suffix: str = setting("", "text after a passage")
     query_marks: tuple[str, ...] = setting(
-        (), "special tokens at a query's end, whose mean is the vector; without any, the end token's state is"
+        (),
+        "special tokens at a query's end, whose mean is the vector; without any, the end token's state is",
+        filled=True,
     )
-    passage_marks: tuple[str, ...] = setting((), "the same for passages")
+    passage_marks: tuple[str, ...] = setting((), "the same for passages", filled=True)
     query_tokens: int = setting(64, "a query is cut after this many tokens, its prefix counted", least=1)
     passage_tokens: int = setting(300, "a passage is cut after this many tokens, its prefix counted", least=1)
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name.endswith("_marks"):
-                object.__setattr__(self, f.name, tuple(value))
-                if isinstance(value, str) or not all(mark and isinstance(mark, str) for mark in value):
-                    raise InputError(f"{f.name}: {value!r} is not a list of tokens")
-            elif f.name.endswith("_tokens"):
-                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                    raise InputError(f"{f.name}: {value!r} is not a whole number of at least 1")
-            elif not isinstance(value, str):
-                raise InputError(f"{f.name}: {value!r} is not a text")
-        if self.pooling not in POOLINGS:
-            raise InputError(f"pooling: {self.pooling!r} is not one of {', '.join(POOLINGS)}")
+        check_settings(self)
+        for name in ("query_marks", "passage_marks"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.pooling != "last" and (self.query_marks or self.passage_marks):
             raise InputError(f"query_marks, passage_marks: pooling {self.pooling!r} does not look at them")
 

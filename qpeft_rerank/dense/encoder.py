@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qpeft_rerank.dense.config import ENCODER_FILE, EncoderConfig, read_encoder_config
+from qpeft_rerank.dense.hub import find_file
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.passages import Passage
 
@@ -52,6 +53,7 @@ def open_encoder(
     template: str | None = None,
     batch_tokens: int | None = None,
     settings: dict[str, Any] | None = None,
+    adapter_revision: str | None = None,
     **base_options: Any,
 ) -> Encoder:
     """Load an encoder.
@@ -68,35 +70,40 @@ def open_encoder(
             ``encoder.json`` or ``modules.json`` says, else RepLLaMA's.
         batch_tokens: positions in a batch, by default what fits the device.
         settings: fields of `EncoderConfig` that are to be otherwise.
-        base_options: for `load_base` (dtype, device ...).
+        adapter_revision: branch, tag or commit of the adapter on the hub.
+        base_options: for `load_base` (dtype, device ..., and ``revision``, that of the model).
 
     Raises:
         InputError: it cannot be loaded, or the settings do not fit it.
     """
     from qpeft_rerank.dense import bidirectional
     from qpeft_rerank.dense.causal import CausalEncoder
+    from qpeft_rerank.models import lora
     from qpeft_rerank.models.base import load_base
 
     settings = dict(settings or {})
     if adapter is not None:
         from qpeft_rerank.dense.adapter import open_adapter
 
-        return open_adapter(adapter, model, template, batch_tokens, settings, **base_options)
+        return open_adapter(
+            adapter, model, template, batch_tokens, settings, adapter_revision, **base_options
+        )
     if model is None:
         raise InputError("no encoder given: name a model, or an adapter")
+    if (Path(model) / lora.FOLDER).is_dir() and not (Path(model) / "config.json").is_file():
+        raise InputError(f"{model} is no model, but a LoRA on one: name it as the adapter")
     if template is None and bidirectional.is_sentence_transformers(model, base_options.get("revision")):
         return bidirectional.load(model, settings, batch_tokens, **base_options)
     if settings.get("pooling", "last") != "last":
         return bidirectional.load(model, settings, batch_tokens, template, **base_options)
-    config = choose_config(known_config(Path(model)), template, settings)
+    config = choose_config(known_config(model, base_options.get("revision")), template, settings)
     return CausalEncoder(load_base(model, **base_options), config, batch_tokens)
 
 
-def known_config(folder: Path) -> EncoderConfig:
-    """What a folder's ``encoder.json`` says; RepLLaMA's settings where it has none."""
-    return (
-        read_encoder_config(folder / ENCODER_FILE) if (folder / ENCODER_FILE).is_file() else EncoderConfig()
-    )
+def known_config(model: str, revision: str | None = None) -> EncoderConfig:
+    """What the ``encoder.json`` of a folder or model says; RepLLaMA's settings where it has none."""
+    path = find_file(model, ENCODER_FILE, revision)
+    return EncoderConfig() if path is None else read_encoder_config(path)
 
 
 def choose_config(known: EncoderConfig, template: str | None, settings: dict[str, Any]) -> EncoderConfig:

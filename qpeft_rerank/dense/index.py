@@ -31,7 +31,7 @@ ADD = 10_000  # vectors added at a time: what is copied to float32
 
 
 @dataclass(frozen=True)
-class IndexConfig:
+class DenseIndexConfig:
     """What kind of index is built.
 
     Raises:
@@ -61,7 +61,7 @@ class IndexConfig:
 def build_dense_index(
     vectors: str | Path,
     output: str | Path,
-    config: IndexConfig | None = None,
+    config: DenseIndexConfig | None = None,
     overwrite: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> int:
@@ -79,7 +79,7 @@ def build_dense_index(
     """
     import faiss
 
-    config, source, target = config or IndexConfig(), Path(vectors), Path(output)
+    config, source, target = config or DenseIndexConfig(), Path(vectors), Path(output)
     check_target(target, overwrite)
     manifest, shards = read_manifest(source), list(read_shards(source))
     count, dimension = sum(len(shard.docids) for shard in shards), shards[0].vectors.shape[1]
@@ -126,7 +126,7 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise InputError(f"{target}: a file is in the place of the index")
 
 
-def _empty_index(config: IndexConfig, count: int, dimension: int) -> Any:
+def _empty_index(config: DenseIndexConfig, count: int, dimension: int) -> Any:
     import faiss
 
     metric = faiss.METRIC_INNER_PRODUCT

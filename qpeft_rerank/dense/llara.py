@@ -13,40 +13,46 @@ With z_i the logits of the i-th special token over the vocabulary V, and T the s
     loss = LM + 1/10 * ( mean of bag(passage) + mean of bag(next passage) ) / 2
 
 where LM is the mean next-token loss on the passage's own tokens, so that the model stays a language model.
-Passages without a next one count for EBAE alone. Source of prompts, loss and weights: the authors' code,
-FlagEmbedding, research/LLARA/pretrain (`data.py`, `modeling.py` at 98f209b). Ours differs in this:
+Passages without a next one count for EBAE alone, and in a step that has only such ones the sum is not halved.
+Source of prompts, loss and weights: the authors' code, FlagEmbedding, research/LLARA/pretrain (`data.py`,
+`modeling.py` at 98f209b; the template ``llara`` of `config.TEMPLATES`). Ours differs in this:
 
 * There the two prompts follow one another and are hidden from each other by a mask; here they are two rows,
   which any architecture can run, and which are to the letter what the encoder reads later.
 * T are the tokens of the text as it stands, without stopwords (`models.inputs.STOPWORDS`, there NLTK's) and
   without tokens that have neither letter nor digit; there the words are joined again and tokenised anew.
 
+The paper itself prints other prompts with one token each, the end token, and no LM term. That is the template
+``llara-paper``, with lm_weight 0 and bag_weight 2:
+
+    EBAE: {passage} The original sentence: </s>        EBAR: {passage} The next sentence: </s>
+
 Retrieval afterwards puts queries into the EBAR prompt (a passage that answers may well follow the query) and
-passages into the EBAE prompt, and averages the eight states: the template ``llara`` of `config.TEMPLATES`.
+passages into the EBAE prompt, and takes the mean of the states at the special tokens.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qpeft_rerank.dense.batches import pad
-from qpeft_rerank.dense.config import TEMPLATES, EncoderConfig, Side
 from qpeft_rerank.dense.inputs import SideInputs
 from qpeft_rerank.dense.llara_config import LlaraConfig
 from qpeft_rerank.dense.model_folder import save_model
-from qpeft_rerank.dense.texts import Followed
+from qpeft_rerank.dense.texts import Followed, Picked
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.models import lora
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.inputs import MOST_CHARACTERS_PER_TOKEN, describe_tokens
+from qpeft_rerank.models.on_base import OnBaseModel
 from qpeft_rerank.models.row_head import RowHead
 from qpeft_rerank.training.folder import check_folder
 from qpeft_rerank.training.loop import Listener, fit
@@ -57,7 +63,7 @@ class LlaraBatch(NamedTuple):
 
     Attributes:
         ids: [2B, T], padded on the right; length: [2B].
-        marks: [2B * 8], flat places of the special tokens.
+        marks: [2B * 8], flat places of the special tokens (of the end tokens, [2B], where there are none).
         before, token: [L], flat place before each token of a passage (EBAE rows), and that token.
         row, target: [M], row and token of each member of a bag, in the order of the rows.
     """
@@ -71,7 +77,7 @@ class LlaraBatch(NamedTuple):
     target: Tensor
 
 
-class Llara(nn.Module):
+class Llara(OnBaseModel):
     """The language model in adaptation: all of it is trained, or a LoRA and the special tokens' vectors.
 
     Args:
@@ -79,41 +85,27 @@ class Llara(nn.Module):
         config: the settings.
     """
 
-    can_share = False
-
     def __init__(self, base: BaseModel, config: LlaraConfig):
-        super().__init__()
-        self.base, self.config = base, config
-        template = TEMPLATES["llara"]
-        marks = [*template["passage_marks"], *template["query_marks"]]
+        super().__init__(base)
+        self.config = config
+        texts = config.encoder()
+        marks = [*texts.passage_marks, *texts.query_marks]
         _add_marks(base, marks)
         self.model, self._head = base.model, (RowHead.on(base.model),)
-        limit = config.passage_tokens + 1  # the quotation mark in front counts
         self.sides = [
-            SideInputs(base.tokenizer, side, base.context)
-            for side in (
-                Side(
-                    template["passage_prefix"], template["passage_suffix"], template["passage_marks"], limit
-                ),
-                Side(template["query_prefix"], template["query_suffix"], template["query_marks"], limit),
+            SideInputs(
+                base.tokenizer, side._replace(tokens=config.passage_tokens + len(side.prefix)), base.context
             )
+            for side in (texts.passage, texts.query)
         ]
-        self.lora: lora.Lora | None = None
         if config.lora_rank:
             settings = AdapterConfig("repllama", lora_rank=config.lora_rank, lora_targets=config.lora_targets)
             self.lora = lora.Lora.fresh(base, settings)
-            _train_rows(base, base.tokenizer.convert_tokens_to_ids(marks))
+            if marks:
+                _train_rows(base, base.tokenizer.convert_tokens_to_ids(marks))
         else:
             self.model.requires_grad_(True)
         self.eval()
-
-    def train(self, mode: bool = True) -> Llara:
-        """Dropout of the LoRA on or off; the model's own stays off, as in all trainings here."""
-        super().train(mode)
-        self.model.eval()
-        if self.lora is not None:
-            self.lora.train(mode)
-        return self
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""
@@ -145,6 +137,7 @@ class Llara(nn.Module):
 
     def collate(self, examples: Sequence[Followed]) -> LlaraBatch:
         """The batch of these passages, on the model's device."""
+        examples = list(examples)  # read once
         ends, rows = [], []
         for side in self.sides:
             rows += side.encode([example.text for example in examples])
@@ -198,18 +191,15 @@ class LlaraObjective:
 
     def loss(self, module: nn.Module, examples: Sequence[Followed]) -> Tensor:
         """The weighted sum of the three."""
-        language, encoding, following = module(self.scorer.collate(examples))
-        return self.config.lm_weight * language + self.config.bag_weight * (encoding + following) / 2
-
-    def pair_scorer(self) -> Any:
-        """None: a language model in adaptation reranks nothing."""
-        raise InputError("llara: a model in adaptation reranks nothing")
+        language, *bags = module(self.scorer.collate(examples))
+        tasks = sum(bag.detach().gt(0) for bag in bags)  # a step may have no passage with a next one
+        return self.config.lm_weight * language + self.config.bag_weight * sum(bags) / tasks.clamp(min=1)
 
     def save(self, folder: Path, card: Mapping[str, Any]) -> None:
         """Write a model folder; a LoRA is merged into it."""
-        encoder = EncoderConfig.of("llara")
-        facts = {"epoch": card["epoch"], **self.config.to_dict()}
-        save_model(folder, self.scorer.base, self.scorer.lora, encoder, "LLaRA (arXiv 2312.15503)", facts)
+        scorer, facts = self.scorer, {"epoch": card["epoch"], **self.config.to_dict()}
+        how = "LLaRA (arXiv 2312.15503)"
+        save_model(folder, scorer.base, scorer.lora, self.config.encoder(), how, facts)
 
     def restore(self, folder: Path) -> None:
         """Nothing: the last epoch is kept, and is what the model is."""
@@ -227,8 +217,8 @@ def adapt(
     """Adapt a language model on plain text and write it as a model folder, for RepLLaMA to start from.
 
     Args:
-        base: the language model; it is changed in place.
-        texts: passages with the next ones (`texts.read_texts`).
+        base: the language model; it is changed in place, but for a LoRA, which leaves it at the end.
+        texts: passages with the next ones (`texts.read_texts`); one step's are looked at at a time.
         config: the settings.
         output: the folder to write; it holds a checkpoint until the training is done.
         resume: go on from the folder's checkpoint.
@@ -243,23 +233,20 @@ def adapt(
             a training that is not to be resumed.
     """
     check_folder(output, resume)
-    chosen = list(texts)
-    if 0 < config.passages < len(chosen):
-        chosen = random.Random(config.seed).sample(chosen, config.passages)
-    if not chosen:
+    if not texts:
         raise InputError("there is no text to learn from")
+    places = np.arange(len(texts))
+    if 0 < config.passages < len(places):
+        places = np.random.default_rng(config.seed).choice(places, config.passages, replace=False)
     training = config.training()
     torch.manual_seed(training.seed)  # the special tokens' vectors, the same in every process
     objective = LlaraObjective(base, config)
-    read = {"passages": len(texts), "passages_used": len(chosen)}
-    return fit(objective, training, _shuffled(chosen, config.seed), output, None, listener, sources, read)
+    read = {"passages": len(texts), "passages_used": len(places)}
 
+    def epoch_texts(epoch: int) -> Picked:
+        return Picked(texts, np.random.default_rng([config.seed, epoch]).permutation(places))
 
-def _shuffled(texts: list[Followed], seed: int) -> Callable[[int], list[Followed]]:
-    def epoch_texts(epoch: int) -> list[Followed]:
-        return random.Random(f"{seed} {epoch}").sample(texts, len(texts))
-
-    return epoch_texts
+    return fit(objective, training, epoch_texts, output, None, listener, sources, read)
 
 
 def _add_marks(base: BaseModel, marks: list[str]) -> None:

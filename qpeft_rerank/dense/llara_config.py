@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from qpeft_rerank.dense.config import EncoderConfig
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.settings import check_settings, setting
@@ -26,6 +27,11 @@ class LlaraConfig:
         InputError: a field has a value that is not possible; the message names field and value.
     """
 
+    template: str = setting(
+        "llara",
+        "prompts and special tokens: those of the released code and models, or those that the paper prints",
+        choices=("llara", "llara-paper"),
+    )
     passages: int = setting(0, "passages to learn from, sampled; 0 is all", least=0)
     passage_words: int = setting(100, "words of a passage that is cut from plain text, about", least=1)
     passage_tokens: int = setting(160, "a passage is cut after this many tokens", least=2)
@@ -47,8 +53,8 @@ class LlaraConfig:
     checkpoint_steps: int = _of(TrainingConfig, "checkpoint_steps", 0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         check_settings(self)
+        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         if not self.lm_weight + self.bag_weight:
             raise InputError("lm_weight, bag_weight: both are 0, nothing would be learned")
         if self.lora_rank and self.weight_decay:
@@ -59,6 +65,10 @@ class LlaraConfig:
         """What the training loop needs of these."""
         there = {f.name for f in fields(TrainingConfig)}
         return TrainingConfig(**{f.name: getattr(self, f.name) for f in fields(self) if f.name in there})
+
+    def encoder(self) -> EncoderConfig:
+        """How texts are put to the model once it is adapted."""
+        return EncoderConfig.of(self.template)
 
     @property
     def method(self) -> str:

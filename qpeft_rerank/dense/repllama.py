@@ -25,13 +25,8 @@ from torch import Tensor, nn
 
 from qpeft_rerank.dense.batches import pad, plan_batches
 from qpeft_rerank.dense.causal import CausalEncoder
-from qpeft_rerank.dense.config import (
-    ENCODER_FILE,
-    EncoderConfig,
-    read_encoder_config,
-    save_encoder_config,
-)
-from qpeft_rerank.dense.encoder import Encoder, encode_probe
+from qpeft_rerank.dense.config import EncoderConfig, save_encoder_config
+from qpeft_rerank.dense.encoder import Encoder, encode_probe, known_config
 from qpeft_rerank.dense.vectors import PROBE_FILE
 from qpeft_rerank.errors import AdapterError
 from qpeft_rerank.files import atomic_write, replacing
@@ -39,6 +34,7 @@ from qpeft_rerank.models import lora
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.inputs import passage_text
+from qpeft_rerank.models.on_base import OnBaseModel
 from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.groups import Group, step_pairs
@@ -66,7 +62,7 @@ class RepLlamaConfig:
         return {**self.adapter.to_dict(), "encoder": self.encoder.to_dict()}
 
 
-class RepLlama(nn.Module):
+class RepLlama(OnBaseModel):
     """An encoder with a LoRA in training.
 
     Args:
@@ -74,24 +70,14 @@ class RepLlama(nn.Module):
         settings: the LoRA's settings, and after how many tokens a passage is cut.
     """
 
-    can_share = False
-
     def __init__(self, base: BaseModel, settings: AdapterConfig):
-        super().__init__()
-        own = Path(base.name, ENCODER_FILE)
-        texts = read_encoder_config(own) if own.is_file() else EncoderConfig()
+        super().__init__(base)
+        texts = known_config(base.name, base.revision)
         texts = replace(texts, passage_tokens=settings.passage_tokens)
-        self.base, self.config = base, RepLlamaConfig(settings, texts)
+        self.config = RepLlamaConfig(settings, texts)
         self.encoder = CausalEncoder(base, texts)
         self.lora = lora.Lora.fresh(base, settings)
         self.eval()
-
-    def train(self, mode: bool = True) -> RepLlama:
-        """Dropout of the LoRA on or off; the base model stays as it is when it encodes."""
-        super().train(mode)
-        self.base.model.eval()
-        self.lora.train(mode)
-        return self
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """The LoRA's weights, by name."""

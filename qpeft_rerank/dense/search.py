@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qpeft_rerank.dense.config import read_description
+from qpeft_rerank.dense.description import encoder_arguments
 from qpeft_rerank.dense.encoder import Encoder, check_probe
 from qpeft_rerank.dense.index import DESCRIPTION, DOCIDS, FORMAT, INDEX, is_dense_index
 from qpeft_rerank.dense.vectors import PROBE_FILE, read_probe
@@ -65,17 +66,7 @@ def encoder_of(index: DenseIndex) -> dict[str, Any]:
         raise InputError(
             f"{index.folder} has no {DESCRIPTION}, which would name its encoder: name it with --model"
         )
-    encoder = index.description["encoder"]
-    known = {
-        "revision": encoder.get("revision"),
-        "dtype": encoder.get("dtype"),
-        "adapter": encoder.get("lora"),
-    }
-    return {
-        "model": encoder["name"],
-        "settings": encoder["settings"],
-        **{key: value for key, value in known.items() if value is not None},
-    }
+    return encoder_arguments(index.description["encoder"])
 
 
 def set_effort(index: DenseIndex, ef_search: int | None = None, probes: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The vectors of a corpus as files: written shard by shard, by one machine or several, and after a kill gone
+"""The vectors of a corpus as files: written shard by shard, by one machine or several; after a kill it goes
 on.
 
     vectors/
@@ -7,10 +7,10 @@ on.
       docids-00000.txt ...     the ids of a shard's passages, one per line
       passages-00000.sha256    what ids, titles and texts they had: a changed corpus is told by it
       vectors-00000.npy ...    their vectors [N, D], float32 or float16
-      part-0-of-1.json         written at the end: how many passages and shards the corpus has
+      shards-0-of-1.json       written at the end: how many passages and shards the corpus has
 
 Shard s holds the passages from s * size on, in the order of the corpus, so the files do not depend on how
-many machines made them: of n machines, number i (from 0) makes the shards with s mod n = i. A shard's
+many machines made them: of n machines, number i (from 0) makes the shards i, i + n, i + 2n ... A shard's
 vectors are the last to appear under their name, so a shard that is there is whole.
 """
 
@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 
 from qpeft_rerank.corpora import read_corpus
+from qpeft_rerank.dense.description import PLACES
 from qpeft_rerank.dense.encoder import Encoder, check_probe, encode_probe
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import atomic_write, read_lines, replacing
 from qpeft_rerank.passages import Passage
-from qpeft_rerank.record import run_record
+from qpeft_rerank.record import first_difference, run_record
 
 MANIFEST, PROBE_FILE = "manifest.json", "probe.npy"
 FORMAT = "qpeft-rerank vectors 1"
@@ -54,10 +55,11 @@ def encode_corpus(
     output: str | Path,
     vector_type: str = "float32",
     shard_passages: int = SHARD_PASSAGES,
-    part: int = 0,
-    parts: int = 1,
+    shard: int = 0,
+    of: int = 1,
     resume: bool = False,
     progress: Callable[[int], object] | None = None,
+    kept: Callable[[int], object] | None = None,
 ) -> int:
     """Encode the passages of a corpus into a folder of shards; return how many passages the corpus has.
 
@@ -66,10 +68,12 @@ def encode_corpus(
         encoder: turns passages into vectors.
         output: the folder; made if need be. Several machines may write to it at once.
         vector_type: how numbers are kept; float16 takes half the space, and moves a score by about 0.0005.
-        shard_passages: passages in a file.
-        part, parts: which share of the shards is made here.
+        shard_passages: passages in a shard.
+        shard, of: shard number ``shard`` is made here, and every ``of``-th one after it; the others are made
+            elsewhere.
         resume: keep finished shards and make the others.
-        progress: called with numbers of passages, as they are encoded; those of kept shards too.
+        progress: called with numbers of passages, as they are encoded.
+        kept: likewise, for those of shards that were there.
 
     Raises:
         InputError: the corpus is empty or malformed, the folder cannot be written or holds shards and is not
@@ -77,8 +81,8 @@ def encode_corpus(
     """
     if vector_type not in VECTOR_TYPES:
         raise InputError(f"vector_type: {vector_type!r} is not one of {', '.join(VECTOR_TYPES)}")
-    if shard_passages < 1 or not 0 <= part < parts:
-        raise InputError(f"part {part} of {parts} with shards of {shard_passages} passages is not possible")
+    if shard_passages < 1 or not 0 <= shard < of:
+        raise InputError(f"shard {shard} of {of} with {shard_passages} passages each is not possible")
     folder = Path(output)
     name = str(corpus) if isinstance(corpus, (str, Path)) else "the corpus"
     settings = {"vectors": vector_type, "shard_passages": shard_passages, "encoder": encoder.describe()}
@@ -86,23 +90,29 @@ def encode_corpus(
     first = list(islice(passages, 1))
     if not first:
         raise InputError(f"{name}: there are no passages in it")
-    _begin(folder, settings, encoder, resume, (part, parts), name)
-    shard, count = 0, 0
+    _begin(folder, settings, encoder, resume, shard, of, name)
+    shards, count = 0, 0
     passages = chain(first, passages)
     while True:
         members = islice(passages, shard_passages)
-        if shard % parts == part:
-            size = _make_shard(folder, shard, list(members), encoder, vector_type, progress)
+        if shards % of == shard:
+            size = _make_shard(folder, shards, list(members), encoder, vector_type, progress, kept)
         else:
             size = sum(1 for _ in members)
         count += size
-        shard += size > 0
+        shards += size > 0
         if size < shard_passages:
             break
-    done = {"part": part, "of": parts, "passages": count, "shards": shard, "corpus": name}
-    with atomic_write(folder / f"part-{part}-of-{parts}.json") as stream:
+    done = {"shard": shard, "of": of, "passages": count, "shards": shards, "corpus": name}
+    with atomic_write(folder / f"shards-{shard}-of-{of}.json") as stream:
         json.dump(done, stream, indent=2)
     return count
+
+
+def passages_in_shards(count: int, shard_passages: int, shard: int, of: int) -> int:
+    """How many of a corpus's ``count`` passages are in the shards ``shard``, ``shard + of`` ..."""
+    starts = range(shard * shard_passages, count, of * shard_passages)
+    return sum(min(shard_passages, count - start) for start in starts)
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -119,6 +129,23 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def corpus_size(folder: str | Path) -> tuple[int, int]:
+    """Passages and shards of the corpus, as those who made the shards say.
+
+    Raises:
+        InputError: the folder is none of vectors, nobody has made all their shards yet, or they do not agree.
+    """
+    folder = Path(folder)
+    read_manifest(folder)
+    done = sorted(folder.glob("shards-*-of-*.json"))
+    if not done:
+        raise InputError(f"{folder}: the encoding is not finished: resume it")
+    found = {_size(path) for path in done}
+    if len(found) > 1:
+        raise InputError(f"{folder}: its shards were made of corpora of different sizes: {sorted(found)}")
+    return found.pop()
+
+
 def read_probe(folder: str | Path) -> np.ndarray:
     """What the encoder made of the probe text, float32 [2, D]. Raises `InputError`."""
     return _load(Path(folder) / PROBE_FILE)
@@ -131,8 +158,7 @@ def read_shards(folder: str | Path) -> Iterator[Shard]:
         InputError: some are not there yet, or are damaged; checked at the call, before the first is read.
     """
     folder = Path(folder)
-    read_manifest(folder)
-    count, shards = _expected(folder)
+    count, shards = corpus_size(folder)
     missing = [s for s in range(shards) if not _vectors(folder, s).is_file()]
     if missing:
         raise InputError(
@@ -159,7 +185,8 @@ def _begin(
     settings: Mapping[str, Any],
     encoder: Encoder,
     resume: bool,
-    share: tuple[int, int],
+    shard: int,
+    of: int,
     name: str,
 ) -> None:
     try:
@@ -167,14 +194,13 @@ def _begin(
     except OSError as error:
         raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
     there = [int(path.stem.rpartition("-")[2]) for path in folder.glob("vectors-[0-9]*.npy")]
-    part, parts = share
-    if not resume and any(shard % parts == part for shard in there):  # those of other machines may be there
+    if not resume and any(number % of == shard for number in there):  # those of other machines may be there
         raise InputError(f"{folder} holds vectors already: resume, or choose another folder")
     if (folder / MANIFEST).is_file():
         before = read_manifest(folder)["settings"]
         _same_settings(before, json.loads(json.dumps(settings)), folder)
         check_probe(encoder, read_probe(folder), folder)
-        if parts == 1:
+        if of == 1:
             for leftover in folder.glob(".*.tmp"):  # of a killed process; no other one writes here
                 leftover.unlink(missing_ok=True)
         return
@@ -186,16 +212,14 @@ def _begin(
 
 
 def _same_settings(before: Mapping[str, Any], now: Mapping[str, Any], where: object) -> None:
-    from qpeft_rerank.training.facts import first_difference
-
-    # Where the model lies is not what the vectors depend on; the probe says whether it is the same.
     before, now = (
-        {**s, "encoder": {k: v for k, v in s["encoder"].items() if k not in ("name", "revision", "lora")}}
-        for s in (before, now)
+        {**s, "encoder": {k: v for k, v in s["encoder"].items() if k not in PLACES}} for s in (before, now)
     )
     differs = first_difference(before, now)
     if differs is not None:
-        raise InputError(f"cannot resume: {differs} differs from what the vectors in {where} were begun with")
+        raise InputError(
+            f"cannot resume: {differs.name} differs from what the vectors in {where} were begun with"
+        )
 
 
 def _make_shard(
@@ -205,21 +229,22 @@ def _make_shard(
     encoder: Encoder,
     vector_type: str,
     progress: Callable[[int], object] | None,
+    kept: Callable[[int], object] | None,
 ) -> int:
     """Encode and write a shard that is not there yet; how many passages it has."""
     if not members:
         return 0
-    digest, kept = _digest(members), folder / f"passages-{shard:05}.sha256"
+    digest, digest_file = _digest(members), folder / f"passages-{shard:05}.sha256"
     if _vectors(folder, shard).is_file():
-        if not kept.is_file() or kept.read_text(encoding="utf-8").strip() != digest:
+        if not digest_file.is_file() or digest_file.read_text(encoding="utf-8").strip() != digest:
             raise InputError(f"cannot resume: shard {shard} in {folder} is of another corpus")
-        if progress is not None:
-            progress(len(members))
+        if kept is not None:
+            kept(len(members))
         return len(members)
     vectors = encoder.encode_passages(members, progress)
     with atomic_write(_docids(folder, shard)) as stream:
         stream.writelines(f"{passage.docid}\n" for passage in members)
-    with atomic_write(kept) as stream:
+    with atomic_write(digest_file) as stream:
         stream.write(f"{digest}\n")
     _save(_vectors(folder, shard), vectors.astype(vector_type))
     return len(members)
@@ -233,22 +258,11 @@ def _digest(passages: list[Passage]) -> str:
     return digest.hexdigest()
 
 
-def _expected(folder: Path) -> tuple[int, int]:
-    """Passages and shards of the corpus, as the finished parts say."""
-    parts = sorted(folder.glob("part-*-of-*.json"))
-    if not parts:
-        raise InputError(f"{folder}: the encoding is not finished: resume it")
-    found = {_size(path) for path in parts}
-    if len(found) > 1:
-        raise InputError(f"{folder}: its parts were made of corpora of different sizes: {sorted(found)}")
-    return found.pop()
-
-
 def _size(path: Path) -> tuple[int, int]:
-    """Passages and shards of the corpus, as a finished part says."""
+    """Passages and shards of the corpus, as a file of those who made shards says."""
     try:
-        part = json.loads(path.read_text(encoding="utf-8"))
-        return int(part["passages"]), int(part["shards"])
+        done = json.loads(path.read_text(encoding="utf-8"))
+        return int(done["passages"]), int(done["shards"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
 

@@ -129,7 +129,8 @@ def load_base(
 
     Args:
         name: a Hugging Face name, a folder, or ``demo`` for the packaged small model.
-        dtype: float32, bfloat16 or float16; by default bfloat16 on a GPU that has it, else float32.
+        dtype: float32, bfloat16 or float16; by default bfloat16 on a GPU or CPU that computes in it, else
+            float32.
         device: cpu, cuda, cuda:1 ...; by default a GPU if there is one.
         device_map: accelerate's placement over several devices ("auto"); instead of ``device``.
         quantize: 8bit or 4bit through bitsandbytes (extra ``quantized``).
@@ -204,7 +205,13 @@ def default_device() -> str:
 
 
 def default_dtype(device: str) -> str:
-    return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+    """bfloat16 where the device computes in it; emulated, it would be slower than float32."""
+    if device.startswith("cuda"):
+        there = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # an older torch cannot tell
+        features = getattr(torch.cpu, "get_capabilities", dict)() if device == "cpu" else {}
+        there = any(features.get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16"))
+    return "bfloat16" if there else "float32"
 
 
 def _quantization(quantize: str) -> Any:

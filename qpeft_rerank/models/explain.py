@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.errors import InputError, named_pairs
 from qpeft_rerank.models.batch import collate
-from qpeft_rerank.models.hints import AttendedHints
+from qpeft_rerank.models.hints import AttendedHints, Pairs
 from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.passages import Passage
@@ -32,11 +32,13 @@ def explain(scorer: Scorer, query: str, passage: Passage) -> Explanation:
 
     Raises:
         InputError: the score is not made of the query tokens' likelihoods.
+        PairError: the pair does not fit the model.
     """
     if not isinstance(scorer, QueryLikelihood):
         raise InputError(f"method {scorer.config.method!r} cannot be explained: it is no query likelihood")
     encoder = scorer.encoder
-    pair = encoder.encode([(query, passage)])[0]
+    with named_pairs([(None, passage.docid)]):
+        pair = encoder.encode([(query, passage)])[0]
     batch = collate([pair], encoder.pad).to(scorer.base.device)
     with torch.inference_mode():
         values = scorer.token_log_likelihoods(batch).tolist()
@@ -49,7 +51,7 @@ def explain(scorer: Scorer, query: str, passage: Passage) -> Explanation:
     return Explanation(sum(values) / len(values), tokens, [decode([i]).strip() for i in ids])
 
 
-def _hint_ids(scorer: QueryLikelihood, pairs: object) -> list[int]:
+def _hint_ids(scorer: QueryLikelihood, pairs: Pairs) -> list[int]:
     block = scorer.hints
     if block is None:
         return []

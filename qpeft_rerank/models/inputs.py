@@ -14,6 +14,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from qpeft_rerank.errors import InputError, PairError
@@ -78,7 +79,7 @@ def passage_text(passage: Passage, passage_format: str) -> str:
 
 class PairEncoder:
     """Turns (query, passage) pairs into `PairInput`s. Each text is tokenised once and kept (least recently
-    used go).
+    used go). May be used from several threads.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
@@ -107,6 +108,7 @@ class PairEncoder:
         self.hint_tail = self._ids(HINTS_END) if config.has_hints else []
         self._queries: OrderedDict[str, list[int]] = OrderedDict()
         self._passages: OrderedDict[str, TokenizedPassage] = OrderedDict()
+        self._lock = Lock()  # on both, and on the tokenizer, whose settings change with a call
 
     pad = 0  # any id: what stands at padding is never seen
 
@@ -123,8 +125,9 @@ class PairEncoder:
                 score.
         """
         texts = [passage_text(passage, self.config.passage_format) for _, passage in pairs]
-        queries = self._tokenize_queries([query for query, _ in pairs])
-        passages = self._tokenize_passages(texts)
+        with self._lock:
+            queries = self._tokenize_queries([query for query, _ in pairs])
+            passages = self._tokenize_passages(texts)
         return [self._join(index, *pair) for index, pair in enumerate(zip(queries, passages, strict=True))]
 
     def _join(self, index: int, query: list[int], passage: TokenizedPassage) -> PairInput:

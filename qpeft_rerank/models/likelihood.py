@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qpeft_rerank.errors import PairError
+from qpeft_rerank.errors import PairError, one_line
 from qpeft_rerank.models import hints, published
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.batch import Batch, Prefixes, collate
@@ -26,6 +27,8 @@ from qpeft_rerank.models.lora import put_to_work
 from qpeft_rerank.models.row_head import RowHead
 from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.passages import Passage
+
+logger = logging.getLogger(__name__)
 
 
 class QueryLikelihood(Scorer):
@@ -101,12 +104,17 @@ class QueryLikelihood(Scorer):
                 plain = self(collate(inputs).to(self.base.device))
                 parts = [collate(part, prefixes=prefixes) for part in (inputs[:1], inputs[1:])]
                 shared = torch.cat([self(part.to(self.base.device)) for part in parts])
-        except (PairError, AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError):
-            return False  # a model without such a cache, or too short for the trial
+        except (PairError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            # A model without such a cache, or too short for the trial.
+            logger.info("passages are not run once for many queries: %s", one_line(error))
+            return False
         finally:
             self.train(training)
         tolerance = 1e-4 if self.base.dtype == torch.float32 else 5e-2
-        return bool(torch.allclose(plain, shared, atol=tolerance, rtol=tolerance))
+        same = bool(torch.allclose(plain, shared, atol=tolerance, rtol=tolerance))
+        if not same:
+            logger.info("passages are not run once for many queries: the model's cache gives other scores")
+        return same
 
     def _run(self, rows: Tensor, **inputs: Any) -> Any:
         """The model's output, with fp32 logits at the flat positions ``rows`` alone: [1, N, V]."""

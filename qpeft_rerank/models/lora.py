@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from qpeft_rerank.models.config import AdapterConfig
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
 
 FOLDER = "lora"
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -36,7 +38,8 @@ _NUMBER = count()
 
 
 class Lora:
-    """A LoRA in a base model, put there on creation; fresh, it changes nothing (B is 0).
+    """A LoRA in a base model, from its creation on until nobody refers to it; fresh, it changes nothing (B
+    is 0).
 
     Args:
         base: the model; its own weights stay frozen.
@@ -63,6 +66,7 @@ class Lora:
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()  # small, and bf16 would lose most steps of the training
         base.model.lora_at_work = self.name
+        weakref.finalize(self, _take_out, base.model, self.layers, self.name).atexit = False
 
     @classmethod
     def fresh(cls, base: BaseModel, settings: AdapterConfig) -> Lora:
@@ -143,6 +147,14 @@ def put_to_work(model: nn.Module, lora: Lora | None) -> None:
         if isinstance(module, LoraLayer):
             module.set_adapter([] if wanted is None else [wanted])
     model.lora_at_work = wanted
+
+
+def _take_out(model: nn.Module, layers: Sequence[LoraLayer], name: str) -> None:
+    """Free the weights of a LoRA that nobody refers to any more."""
+    if model.lora_at_work == name:
+        put_to_work(model, None)
+    for layer in layers:
+        layer.delete_adapter(name)
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -13,13 +13,13 @@ it draws at random; here there are fewer hints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from qpeft_rerank.errors import AdapterError, InputError, PairError
+from qpeft_rerank.errors import InputError, PairError
 from qpeft_rerank.models import hints
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.inputs import STOPWORDS, PairEncoder, PairInput, passage_text
@@ -34,12 +34,6 @@ BOS, EOS = 1, 2
 ROW_LENGTH = 300
 SUFFIX_CUT = 4  # "Question", ":", blank, newline
 LONGEST_LIST = 1000
-_PARAMETERS = {"embedding.weight": "prompt.embedding", "docspec_embeddings.weight": "hints.table.embedding"}
-_MODULES = {
-    "spt_multi_layers.": "prompt.mlp.",
-    "doc_multi_layers.": "hints.mlp.",
-    "docspec_attention.": "hints.attention.",
-}
 
 
 class PublishedEncoder(PairEncoder):
@@ -173,17 +167,3 @@ def make_hint_block(
     block = PublishedSelectedHints(config, base, encoder.hint_head, encoder.hint_tail)
     block.letterless, block.stopwords = encoder.non_alphabetic, encoder.stopwords
     return block
-
-
-def our_parameter_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the published code under our names. Raises `AdapterError` for a name it never had."""
-    renamed = {}
-    for name, tensor in weights.items():
-        prefix = next((p for p in _MODULES if name.startswith(p)), None)
-        if name in _PARAMETERS:
-            renamed[_PARAMETERS[name]] = tensor
-        elif prefix is not None:
-            renamed[_MODULES[prefix] + name.removeprefix(prefix)] = tensor
-        else:
-            raise AdapterError(f"{name!r} is no parameter of the published code")
-    return renamed

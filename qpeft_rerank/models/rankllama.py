@@ -50,8 +50,10 @@ class RankEncoder(PairEncoder):
             self.middle, self.end, self.document = [], self.eos, DOCUMENT if alone else f" {DOCUMENT}"
 
     def encode(self, pairs: Sequence[tuple[str, Passage]]) -> list[PairInput]:
-        queries = self._tokenize_queries([QUERY + query for query, _ in pairs])
-        passages = self._tokenize_passages([self.document + self._text(passage) for _, passage in pairs])
+        texts = [self.document + self._text(passage) for _, passage in pairs]
+        with self._lock:
+            queries = self._tokenize_queries([QUERY + query for query, _ in pairs])
+            passages = self._tokenize_passages(texts)
         return [self._join(index, *pair) for index, pair in enumerate(zip(queries, passages, strict=True))]
 
     def _text(self, passage: Passage) -> str:

@@ -13,9 +13,10 @@ from qpeft_rerank.models.batch import Batch
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.inputs import PairEncoder
 from qpeft_rerank.models.lora import Lora
+from qpeft_rerank.models.on_base import OnBaseModel
 
 
-class Scorer(nn.Module):
+class Scorer(OnBaseModel):
     """Frozen base model + trained part -> a score for each (query, passage) pair.
 
     A subclass sets ``encoder`` and says in `forward` how a batch is scored; before it runs the model it calls
@@ -28,21 +29,12 @@ class Scorer(nn.Module):
     """
 
     encoder: PairEncoder
-    can_share: bool = False  # whether passages can be run once for many queries
     weight: float | None = None  # its share in a candidate's score (see `Reranker`), if training chose one
 
     def __init__(self, base: BaseModel, config: AdapterConfig, lora: Lora | None = None):
-        super().__init__()
-        self.config, self.base, self.model = config, base, base.model
+        super().__init__(base)
+        self.config, self.model = config, base.model
         self.lora = Lora.fresh(base, config) if lora is None and config.lora_rank else lora
-
-    def train(self, mode: bool = True) -> Scorer:
-        """Training mode for the trained part; the base model stays as it is when it scores: no dropout."""
-        super().train(mode)
-        self.model.eval()
-        if self.lora is not None:
-            self.lora.train(mode)
-        return self
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What training changes and an adapter folder keeps, by name; the LoRA's begin with `lora.`."""

@@ -58,7 +58,9 @@ class TrainingConfig:
         0.0, "of AdamW; it would also shrink hint vectors of tokens that are never met", least=0
     )
     schedule: str = setting("constant", "learning rate over the steps", choices=SCHEDULES)
-    warmup: float = setting(0.0, "share of the steps in which the learning rate rises from 0", least=0)
+    warmup: float = setting(
+        0.0, "share of the steps in which the learning rate rises from 0", least=0, below=1
+    )
     clip: float = setting(1.0, "largest norm of the gradient; 0 does not clip", least=0)
     select: str = setting(
         "loss", "choose the best epoch by development 'loss' or by a measure such as nDCG@10"
@@ -76,13 +78,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.temperature is not None and not self.temperature > 0:
-            raise InputError(f"temperature: {self.temperature!r} is not above 0")
         for name, loss in (("margin", "hinge"), ("temperature", "contrastive")):
             if self.loss not in (None, loss) and getattr(self, name) != getattr(type(self), name):
                 raise InputError(f"{name}: the loss {self.loss} has none; it is of {loss}")
-        if self.warmup >= 1:
-            raise InputError(f"warmup: {self.warmup!r} is a share of the steps, below 1")
         if self.select != "loss":
             _check_measure(self.select)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -16,42 +15,44 @@ from qpeft_rerank.models.adapter import keep_weight
 from qpeft_rerank.passages import Passages
 from qpeft_rerank.reranking import rerank
 from qpeft_rerank.training.config import TrainingConfig
+from qpeft_rerank.training.data import TrainingData
 from qpeft_rerank.training.folder import DEV_RUN_FILE
-from qpeft_rerank.training.groups import TrainingTopic, epoch_groups, training_topics
-from qpeft_rerank.training.objective import Objective, PairObjective
+from qpeft_rerank.training.groups import TrainingTopic, check_passages, epoch_groups, training_topics
+from qpeft_rerank.training.objective import Objective, PairObjective, RerankingObjective
 from qpeft_rerank.training.step import memory_told
 from qpeft_rerank.trec import Ranking, write_run
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A run with its topics and qrels: what one learns from, or chooses by."""
-
-    run: Iterable[Ranking]
-    topics: Mapping[str, str]
-    qrels: Mapping[str, Mapping[str, int]]
-
-
 class Choice(Protocol):
-    """What the best epoch of a training is chosen by."""
+    """What the best epoch of a training is chosen by; it says itself what it needs of the `Objective`."""
 
-    def loss(self, objective: Objective) -> float:
+    def loss(self, objective: Any) -> float:
         """A development loss; smaller is better."""
         ...
 
-    def measure(self, objective: Objective) -> dict[str, float]:
+    def measure(self, objective: Any) -> dict[str, float]:
         """Measures, by name; asked for only where an epoch is chosen by one."""
         ...
 
-    def write(self, objective: Objective, output: Path) -> dict[str, float]:
+    def write(self, objective: Any, output: Path) -> dict[str, float]:
         """Write what is to be kept of the best epoch's development data; returns its measures."""
         ...
 
 
 class Development:
-    """Fixed development groups and rankings, and what a model makes of them."""
+    """Fixed development groups and rankings, and what a model makes of them.
 
-    def __init__(self, dev: Judged, passages: Passages, training: TrainingConfig, depth: int):
+    Args:
+        dev: run, topics and qrels, of which a sample is taken.
+        passages: texts of the candidates and of the relevant passages.
+        training: the training's settings.
+        depth: how many candidates of a topic are reranked.
+
+    Raises:
+        InputError: no topic can be used. MissingTopicError, MissingPassageError: a text is not there.
+    """
+
+    def __init__(self, dev: TrainingData, passages: Passages, training: TrainingConfig, depth: int):
         self.training, self.passages, self.depth, self.queries = training, passages, depth, dev.topics
         rankings = list(dev.run)
         self.topics: list[TrainingTopic] = training_topics(
@@ -60,6 +61,10 @@ class Development:
         kept = {topic.qid for topic in self.topics}
         self.rankings = [ranking for ranking in rankings if ranking.qid in kept]
         self.qrels = {qid: dict(grades) for qid, grades in dev.qrels.items() if qid in kept}
+        self.groups = epoch_groups(self.topics, training.negatives, training.seed, None)
+        wanted = [(group.topic.qid, [group.positive, *group.negatives]) for group in self.groups]
+        wanted += [(qid, [doc.docid for doc in docs[:depth]]) for qid, docs in self.rankings]
+        check_passages(wanted, passages)
         self.measures = ["nDCG@10", "RR@10"]
         if training.select != "loss" and training.select not in self.measures:
             self.measures.insert(0, training.select)
@@ -68,21 +73,20 @@ class Development:
         """Mean training loss over the development groups, without dropout."""
         objective.scorer.eval()
         rows = self.training.batch_size
-        groups = epoch_groups(self.topics, self.training.negatives, self.training.seed, None)
         total = 0.0
         with torch.inference_mode():
-            for start in range(0, len(groups), rows):
-                part = groups[start : start + rows]
+            for start in range(0, len(self.groups), rows):
+                part = self.groups[start : start + rows]
                 with memory_told(rows):
                     loss = objective.loss(objective.module, part)
                 total += loss.item() * len(part)
-        return total / len(groups)
+        return total / len(self.groups)
 
-    def measure(self, objective: Objective) -> dict[str, float]:
+    def measure(self, objective: RerankingObjective) -> dict[str, float]:
         """Means of the measures over the sampled development topics."""
         return self._measure(self._rerank(objective))
 
-    def write(self, objective: Objective, output: Path) -> dict[str, float]:
+    def write(self, objective: RerankingObjective, output: Path) -> dict[str, float]:
         """Write the development run as the model reranks it; returns its measures."""
         rankings = list(self._rerank(objective))
         write_run(rankings, output / DEV_RUN_FILE, tag=objective.scorer.config.method)
@@ -101,7 +105,7 @@ class Development:
         measure = "nDCG@10" if self.training.select == "loss" else self.training.select
         return tune_weights(pools, self.qrels, measure)
 
-    def _rerank(self, objective: Objective) -> Iterator[Ranking]:
+    def _rerank(self, objective: RerankingObjective) -> Iterator[Ranking]:
         objective.scorer.eval()
         return rerank(
             self.rankings, self.queries, self.passages, objective.pair_scorer(), self.depth, weight=1.0

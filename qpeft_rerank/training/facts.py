@@ -1,4 +1,4 @@
-"""What is written down about a training: for its record and card, and to see whether it may be resumed."""
+"""What an adapter's card says about its training."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from qpeft_rerank.training.config import TrainingConfig
-
-
-def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first setting that is not the same, by its dotted name."""
-    for key in sorted({*before, *now}):
-        a, b = before.get(key), now.get(key)
-        if a != b:
-            inner = first_difference(a, b) if isinstance(a, dict) and isinstance(b, dict) else None
-            return key if inner is None else f"{key}.{inner}"
-    return None
 
 
 def card_facts(

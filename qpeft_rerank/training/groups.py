@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError
 from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.trec import Ranking
 
-LOOK_UP = 1000  # topics whose passages are looked up at a time
+LOOK_UP = 10_000  # passages that are looked up at a time
 
 
 class TrainingTopic(NamedTuple):
@@ -74,15 +75,26 @@ def training_topics(
     return sorted(usable, key=lambda topic: topic.qid)  # whatever the order of the run
 
 
-def check_passages(topics: Sequence[TrainingTopic], passages: Passages) -> None:
-    """Look the relevant passages up before hours of training. Raises `MissingPassageError`."""
-    for start in range(0, len(topics), LOOK_UP):
-        part = topics[start : start + LOOK_UP]
-        found = passages.get(list({docid: None for topic in part for docid in topic.positives}))
-        for topic in part:
-            for docid in topic.positives:
-                if docid not in found:
-                    raise MissingPassageError(docid, passages.name, topic.qid)
+def check_passages(wanted: Iterable[tuple[str, Iterable[str]]], passages: Passages) -> None:
+    """Look up what topics will need before hours of training.
+
+    Args:
+        wanted: topic and docids.
+        passages: where they should be.
+
+    Raises:
+        MissingPassageError: a passage is not there.
+    """
+    topic_of: dict[str, str] = {}
+    for qid, docids in wanted:
+        for docid in docids:
+            topic_of.setdefault(docid, qid)
+    left = iter(topic_of)
+    while part := list(islice(left, LOOK_UP)):
+        found = passages.get(part)
+        for docid in part:
+            if docid not in found:
+                raise MissingPassageError(docid, passages.name, topic_of[docid])
 
 
 def epoch_groups(
@@ -110,12 +122,14 @@ def epoch_groups(
 class StepPairs(NamedTuple):
     """The pairs of one step, each once, and which of them are compared.
 
-    ``positive[m]`` and ``negative[m]`` are places in ``pairs`` of the m-th comparison.
+    ``positive[m]`` and ``negative[m]`` are places in ``pairs`` of the m-th comparison; ``names`` has each
+    pair's qid and docid.
     """
 
     pairs: list[tuple[str, Passage]]
     positive: list[int]
     negative: list[int]
+    names: Sequence[tuple[str, str]] = ()
 
 
 def step_pairs(groups: Sequence[Group], passages: Passages, in_batch: bool) -> StepPairs:
@@ -128,7 +142,7 @@ def step_pairs(groups: Sequence[Group], passages: Passages, in_batch: bool) -> S
     docids = list(dict.fromkeys(docid for g in groups for docid in (g.positive, *g.negatives)))
     texts = passages.get(docids)
     pairs: list[tuple[str, Passage]] = []
-    positive, negative = [], []
+    positive, negative, names = [], [], []
     for group in groups:
         own = list(dict.fromkeys((group.positive, *group.negatives)))
         relevant = set(group.topic.positives)
@@ -138,6 +152,7 @@ def step_pairs(groups: Sequence[Group], passages: Passages, in_batch: bool) -> S
                 raise MissingPassageError(docid, passages.name, group.topic.qid)
         start = len(pairs)
         pairs += [(group.topic.query, texts[docid]) for docid in own + others]
+        names += [(group.topic.qid, docid) for docid in own + others]
         negative += range(start + 1, len(pairs))
         positive += [start] * (len(pairs) - start - 1)
-    return StepPairs(pairs, positive, negative)
+    return StepPairs(pairs, positive, negative, names)

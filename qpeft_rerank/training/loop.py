@@ -28,13 +28,14 @@ from qpeft_rerank.passages import Passages
 from qpeft_rerank.record import run_record
 from qpeft_rerank.training.activations import recompute_activations
 from qpeft_rerank.training.config import TrainingConfig
-from qpeft_rerank.training.development import Choice, Development, Judged
+from qpeft_rerank.training.data import TrainingData
+from qpeft_rerank.training.development import Choice, Development
 from qpeft_rerank.training.facts import card_facts
 from qpeft_rerank.training.folder import CHECKPOINT, CURVES_FILE, RECORD_FILE, check_folder
 from qpeft_rerank.training.groups import Group, check_passages, epoch_groups, training_topics
 from qpeft_rerank.training.objective import Objective, make_objective
 from qpeft_rerank.training.state import State, begin_or_resume, from_main, save_state
-from qpeft_rerank.training.step import memory_told
+from qpeft_rerank.training.step import check_finite, memory_told
 
 # The main process measures a development run alone while the others wait; by itself torch gives up sooner.
 LONGEST_WAIT = timedelta(hours=12)
@@ -53,10 +54,10 @@ def train(
     base: BaseModel,
     settings: AdapterConfig,
     training: TrainingConfig,
-    data: Judged,
+    data: TrainingData,
     passages: Passages,
     output: str | Path,
-    dev: Judged | None = None,
+    dev: TrainingData | None = None,
     resume: bool = False,
     depth: int = 100,
     listener: Listener | None = None,
@@ -84,8 +85,8 @@ def train(
 
     Raises:
         InputError: there is nothing to train or to learn from, nothing to choose the epoch by as ``training``
-            says, memory does not do for a step, or the folder cannot be written or holds a training that is
-            not to be resumed.
+            says, memory does not do for a step, a loss or weight is no longer finite, or the folder cannot be
+            written or holds a training that is not to be resumed.
     """
     if not settings.trainable:
         raise InputError(f"method {settings.method!r} has nothing to train")
@@ -97,7 +98,7 @@ def train(
     topics = training_topics(
         data.run, data.topics, data.qrels, training.train_topics, training.seed, training.negative_depth
     )
-    check_passages(topics, passages)
+    check_passages(((t.qid, [*t.positives, *t.negatives]) for t in topics), passages)
     measured = None if dev is None else Development(dev, passages, training, depth)
     chosen = {
         "topics": [t.qid for t in topics],
@@ -140,7 +141,7 @@ def fit(
     listener, output, started = listener or Listener(), Path(output), time.monotonic()
     sources, scorer = sources or {}, objective.scorer
     base = scorer.base
-    put_to_work(base.model, getattr(scorer, "lora", None))  # others on this base take no gradient now
+    put_to_work(base.model, scorer.lora)  # others on this base take no gradient now
     try:
         accelerator = Accelerator(
             cpu=base.device.type == "cpu",
@@ -184,13 +185,16 @@ def fit(
         every = examples(epoch)
         for place in range(state.step % steps_per_epoch, steps_per_epoch):
             mine = every[place * per_step + me * rows :][:rows] or every[:1]  # or it lends a hand
+            first = place - place % training.accumulate  # the epoch's last update may have fewer steps
+            together = min(training.accumulate, steps_per_epoch - first)
             torch.manual_seed(_seed(training.seed, state.step, me))  # dropout, the same when resumed
             scorer.train()
             with memory_told(rows):
                 with accelerator.autocast():
-                    loss = objective.loss(model, mine) / training.accumulate
-                accelerator.backward(loss)
+                    loss = objective.loss(model, mine)
+                accelerator.backward(loss / together)
             state.step += 1
+            check_finite([loss], f"the loss of step {state.step}")
             last = place + 1 == steps_per_epoch
             if updates := (place + 1) % training.accumulate == 0 or last:
                 if training.clip:
@@ -199,16 +203,18 @@ def fit(
                     group["lr"] = training.learning_rate_at(state.step - 1, steps_per_epoch * training.epochs)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            state.losses.append(loss.item() * training.accumulate)
-            listener.on_step(state.step, steps_per_epoch * training.epochs, state.losses[-1])
+            state.loss_sum, state.loss_steps = state.loss_sum + loss.item(), state.loss_steps + 1
+            listener.on_step(state.step, steps_per_epoch * training.epochs, loss.item())
             between = training.checkpoint_steps and state.step % training.checkpoint_steps == 0 and not last
             if between and updates and accelerator.is_main_process:
+                check_finite(weights.values(), f"a weight after step {state.step}")
                 save_state(output, state, everything, weights, optimizer, started)
         if accelerator.is_main_process:
-            mean = sum(state.losses) / len(state.losses)
+            check_finite(weights.values(), f"a weight after step {state.step}")
+            mean = state.loss_sum / state.loss_steps
             _finish_epoch(state, epoch, mean, dev, objective, training, output, listener, sources)
         state = from_main(state, accelerator)
-        state.losses = []
+        state.loss_sum, state.loss_steps = 0.0, 0
         if accelerator.is_main_process:
             save_state(output, state, everything, weights, optimizer, started)
     record = {
@@ -240,6 +246,7 @@ def _finish_epoch(
     better = dev is None and epoch > 0
     if dev is not None:
         facts["dev_loss"] = dev.loss(objective)
+        check_finite([torch.tensor(facts["dev_loss"])], f"the development loss of epoch {epoch}")
         if training.select != "loss":
             facts["dev"] = dev.measure(objective)
         value = -facts["dev_loss"] if training.select == "loss" else facts["dev"][training.select]
@@ -269,7 +276,7 @@ def _write_results(output: Path, record: dict[str, Any], objective: Objective, d
         record["dev"] = dev.write(objective, output)
         plot_training(record, output / CURVES_FILE)
     with atomic_write(output / RECORD_FILE) as stream:
-        json.dump(record, stream, indent=2, ensure_ascii=False)
+        json.dump(record, stream, indent=2, ensure_ascii=False, allow_nan=False)
     shutil.rmtree(output / CHECKPOINT, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from qpeft_rerank.errors import named_pairs
 from qpeft_rerank.models.adapter import restore_adapter, save_adapter
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.config import ENCODERS, AdapterConfig
@@ -25,7 +26,7 @@ class Objective(Protocol):
     """A model, its loss on some training examples, and the folder that it is kept in.
 
     Attributes:
-        scorer: what is trained; it has ``base``, ``config.to_dict()``, ``train(mode)`` and
+        scorer: what is trained; it has ``base``, ``lora``, ``config.to_dict()``, ``train(mode)`` and
             ``trained_parameters()``, as `models.scorer.Scorer`.
         module: what runs the model in a step. The loop may wrap it (several GPUs), and so gives it back.
     """
@@ -37,10 +38,6 @@ class Objective(Protocol):
         """The mean loss of a step's examples, a scalar; all of the model is run through ``module``."""
         ...
 
-    def pair_scorer(self) -> PairScorer:
-        """The model as it is now, to rerank development topics."""
-        ...
-
     def save(self, folder: Path, card: Mapping[str, Any]) -> None:
         """Keep the trained weights in ``folder``; ``card``: what to say of the training."""
         ...
@@ -50,9 +47,17 @@ class Objective(Protocol):
         ...
 
 
+class RerankingObjective(Objective, Protocol):
+    """One of a model that can rerank development topics."""
+
+    def pair_scorer(self) -> PairScorer:
+        """The model as it is now."""
+        ...
+
+
 def make_objective(
     base: BaseModel, settings: AdapterConfig, passages: Passages, training: TrainingConfig
-) -> Objective:
+) -> RerankingObjective:
     """How ``settings.method`` learns from groups of a topic and passages, with a fresh trained part."""
     if settings.method in ENCODERS:
         from qpeft_rerank.dense.repllama import RepLlamaObjective
@@ -67,11 +72,12 @@ class PairObjective:
     def __init__(self, scorer: Scorer, passages: Passages, training: TrainingConfig):
         self.scorer, self.passages, self.training = scorer, passages, training
         self.module = PairLosses(scorer)
-        self.limits = default_limits(scorer)  # once: what a step leaves allocated is free for the next one
+        self.limits = default_limits(scorer.base)  # once: what a step leaves allocated is free for the next
 
     def loss(self, module: nn.Module, examples: Sequence[Group]) -> Tensor:
         pairs = step_pairs(examples, self.passages, self.training.in_batch)
-        return step_loss(module, self.scorer, pairs, self.training, self.limits)
+        with named_pairs(pairs.names):
+            return step_loss(module, self.scorer, pairs, self.training, self.limits)
 
     def pair_scorer(self) -> Reranker:
         return Reranker(self.scorer, self.limits.tokens, self.limits.pairs)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.record import first_difference
 from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, load_state, save_checkpoint
-from qpeft_rerank.training.facts import first_difference
 from qpeft_rerank.training.folder import CHECKPOINT, make_folder
 
 
@@ -22,7 +22,8 @@ class State:
     """Where a training stands; goes to and from JSON."""
 
     step: int = 0
-    losses: list[float] = field(default_factory=list)  # of the epoch under way
+    loss_sum: float = 0.0  # of the epoch under way
+    loss_steps: int = 0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None
     best_value: float | None = None
@@ -48,7 +49,7 @@ def begin_or_resume(
     differs = first_difference(before, json.loads(json.dumps(everything)))
     if differs is not None:
         raise InputError(
-            f"cannot resume: {differs} differs from what the training in {output} was begun with"
+            f"cannot resume: {differs.name} differs from what the training in {output} was begun with"
         )
     saved = load_checkpoint(folder, weights, optimizer)
     del saved["settings"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -64,3 +64,11 @@ def memory_told(batch_size: int) -> Iterator[None]:
             f"out of memory in a training step with batch_size {batch_size}: take a smaller batch_size with "
             "accumulate, or checkpoint_activations"
         ) from error
+
+
+def check_finite(values: Iterable[Tensor], what: str) -> None:
+    """Raises `InputError`, which says what to do, unless all numbers are finite; ``what``: their name."""
+    if not all(value.isfinite().all() for value in values):
+        raise InputError(
+            f"{what} is not finite: take a smaller learning_rate, or float32 or bfloat16 where it is float16"
+        )

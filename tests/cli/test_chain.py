@@ -90,6 +90,8 @@ WRONG_RERANK = [
     (["run.txt", "--output", "nowhere/out.txt"], "nowhere"),
     (["run.txt", "--output", "folder"], "folder"),
     (["run.txt", "--resume"], "--resume needs --output"),
+    (["run.txt", "--processes", "0"], "--processes: 0 is below 1"),
+    (["run.txt", "--processes", "2", "--device-map", "auto"], "--processes and --device-map"),
     (["--topics", "-"], "both"),
 ]
 
@@ -111,6 +113,45 @@ def test_a_wrong_rerank_is_one_line_and_no_run(collection, tiny_model, capsys, a
     assert out == ""
     assert len(err.splitlines()) == 1 and err.startswith("qpeft rerank: error: ") and word in err
     assert not (collection / "out.txt").exists()
+
+
+def test_several_processes_write_the_bytes_of_one_also_after_one_of_them_died(
+    collection, tiny_model, capsys, monkeypatch
+):
+    from tiny_models import tiny_scorer
+    from torch import get_num_threads, set_num_threads
+
+    from qpeft_rerank.models.adapter import save_adapter
+    from qpeft_rerank.models.base import load_base
+    from qpeft_rerank.workers import Workers
+
+    save_adapter("adapter", tiny_scorer(load_base(tiny_model, device="cpu"), "qpeft-r"))
+    flags = ["--adapter", "adapter", "--device", "cpu", "--window", "1"]
+    threads, dealt = get_num_threads(), []
+
+    def begin(self, pairs):  # the second process ends before its second window
+        dealt.append(pairs)
+        if len(dealt) == 4:
+            self._workers[1].process.kill()
+        return begin_as_ever(self, pairs)
+
+    begin_as_ever = Workers.begin
+    monkeypatch.setattr(Workers, "begin", begin)
+    set_num_threads(1)
+    try:
+        assert rerank("run.txt", *flags, "--output", "one.txt", model=tiny_model) == 0
+        several = ["run.txt", *flags, "--processes", "2", "--output", "two.txt"]
+        assert rerank(*several, model=tiny_model) == 2
+        err = capsys.readouterr().err
+        assert len(err.splitlines()) == 1 and "process 2 of 2 (cpu) has ended before its work was done" in err
+        whole = (collection / "one.txt").read_bytes()
+        there = (collection / "two.txt.partial").read_bytes()
+        assert there and whole.startswith(there) and len(there) < len(whole)
+        assert rerank("run.txt", *flags, "--output", "two.txt", "--resume", model=tiny_model) == 0
+    finally:
+        set_num_threads(threads)
+    assert (collection / "two.txt").read_bytes() == whole
+    assert json.loads((collection / "two.txt.json").read_text())["processes"] == 1
 
 
 def test_a_model_that_is_not_there_is_one_line(collection, capsys):

@@ -93,7 +93,7 @@ WRONG = [
     (["good.txt", "bad.txt", "--normalize", "none"], "--normalize is for --method interpolation"),
     (["good.txt", "bad.txt", "--method", "interpolation", "--rrf-k", "9"], "--rrf-k is for --method rrf"),
     (["good.txt", "bad.txt", "--weights", "1,2,3"], "3 weights for 2 runs"),
-    (["good.txt", "bad.txt", "--weights", "1,-2"], "-2.0 is not a number of at least 0"),
+    (["good.txt", "bad.txt", "--weights", "1,-2"], "weights: -2.0 is below 0"),
     (["good.txt", "bad.txt", "--weights", "w.json"], "w.json"),
     (["good.txt", "bad.txt", "--weights", "ok.json", "--rrf-k", "3"], "--rrf-k and --weights ok.json"),
     (["good.txt", "bad.txt", "--weights", "1,2", "--tune"], "--tune and --weights"),

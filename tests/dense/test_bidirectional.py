@@ -17,19 +17,22 @@ from qpeft_rerank.passages import Passage
 QUERIES = ["what do bees eat", "who", TEXTS[3]]
 
 
-@pytest.fixture
-def bert(tmp_path):
-    """A random BERT of two layers, as transformers saves it."""
+@pytest.fixture(params=["bert", "roberta"])
+def bert(tmp_path, request):
+    """A random model of two layers, as transformers saves it."""
     tokenizer = byte_tokenizer(pad="<pad>")
     torch.manual_seed(0)
+    # RoBERTa has its first position after the number of the padding's id, which is 1 in real ones.
+    padded = {"pad_token_id": tokenizer.pad_token_id} if request.param == "roberta" else {}
     config = AutoConfig.for_model(
-        "bert",
+        request.param,
         vocab_size=len(tokenizer),
+        **padded,
         hidden_size=HIDDEN,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
-        max_position_embeddings=64,
+        max_position_embeddings=64 + padded.get("pad_token_id", 0),
     )
     AutoModel.from_config(config).eval().save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
@@ -95,7 +98,9 @@ def test_a_length_that_is_asked_for_may_be_up_to_the_models(bert, monkeypatch):
     encoder = open_encoder(str(bert), settings=settings, device="cpu", dtype="float32")
     assert (encoder.config.query_tokens, encoder.config.passage_tokens) == (10, 40)
     longer = open_encoder(str(bert), settings={**settings, "passage_tokens": 99}, device="cpu")
-    assert longer.config.passage_tokens == 64  # the model's context
+    most = {"bert": 64, "roberta": 63}[longer.base.model.config.model_type]
+    assert longer.config.passage_tokens == most
+    longer.encode_passages([Passage("a", "", " ".join(TEXTS) * 2)])
 
 
 def test_steps_and_poolings_that_are_not_known_are_errors(bert):
@@ -112,7 +117,7 @@ def test_steps_and_poolings_that_are_not_known_are_errors(bert):
 
 def test_a_bert_without_a_word_on_pooling_is_no_causal_model(bert):
     with pytest.raises(InputError, match="causal.*needs pooling mean or cls"):
-        open_encoder(str(bert))
+        open_encoder(str(bert), device="cpu", dtype="float32")  # random weights say little in bfloat16
 
 
 def test_what_is_for_causal_models_alone_is_an_error(bert):

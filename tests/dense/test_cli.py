@@ -30,7 +30,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def encode(*flags):
-    return main(["encode", "-c", "small.toml", "--model", "model", "--output", "vectors", *flags])
+    model = ["--model", "model", "--dtype", "float32"]
+    return main(["encode", "-c", "small.toml", *model, "--output", "vectors", *flags])
 
 
 def test_vectors_index_and_run_follow_one_another(folder, capsys):
@@ -52,12 +53,59 @@ def test_vectors_index_and_run_follow_one_another(folder, capsys):
         assert [doc.score for doc in run[qid].docs] == pytest.approx([score for score, _ in best], abs=1e-5)
 
 
-def test_shares_of_two_machines_make_one_index(folder):
+def test_shards_of_two_machines_make_one_index(folder, capsys):
     assert encode("--shard-passages", "1", "--shard", "1", "--of", "2") == 0
+    assert "vectors of 1 of 3 passages, shard 1 of 2" in capsys.readouterr().err
     assert main(["dense-index", "vectors", "--output", "index"]) == 2
     assert encode("--shard-passages", "1", "--shard", "0", "--of", "2") == 0
     assert main(["dense-index", "vectors", "--output", "index", "--kind", "hnsw"]) == 0
     assert (folder / "index" / "docid").read_text().split() == list(PASSAGES)
+
+
+@pytest.mark.parametrize(
+    "flags, total, kept",
+    [((), 3, 0), (("--shard", "1", "--of", "2"), 1, 0), (("--resume",), 3, 2)],
+    ids=["all", "every-second", "resumed"],
+)
+def test_progress_knows_how_much_there_is_to_do(folder, monkeypatch, flags, total, kept):
+    from qpeft_rerank.cli import progress
+
+    bars = []
+
+    def shown(*arguments):
+        bars.append(progress_bar(*arguments))
+        return bars[-1]
+
+    progress_bar = progress.progress_bar
+    monkeypatch.setattr(progress, "progress_bar", shown)
+    if kept:
+        assert encode("--shard-passages", "2") == 0
+        for name in ("vectors-00001.npy", "shards-0-of-1.json"):
+            (folder / "vectors" / name).unlink()
+    assert encode("--shard-passages", "2", *flags) == 0
+    assert (bars[-1].total, bars[-1].n, bars[-1].initial) == (total, total, kept)
+
+
+@pytest.mark.parametrize("verb", ["encode", "adapt", "index"])
+def test_a_split_is_not_offered_where_there_is_none(folder, capsys, verb):
+    assert main([verb, "-c", "small.toml", "--split", "test"]) == 2
+    assert "unrecognized argument: --split" in capsys.readouterr().err
+
+
+def test_an_index_of_quantised_vectors_is_searched_with_the_same_bits(folder, monkeypatch):
+    assert encode() == 0 and main(["dense-index", "vectors", "--output", "index"]) == 0
+    description = json.loads((folder / "index" / "dense.json").read_text())
+    description["encoder"]["quantization"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "index" / "dense.json").write_text(json.dumps(description))
+    asked = []
+
+    def opened(**arguments):
+        asked.append(arguments.pop("quantize"))
+        return open_encoder(**arguments)
+
+    monkeypatch.setattr("qpeft_rerank.dense.encoder.open_encoder", opened)
+    assert main(["dense", "-c", "small.toml", "--index", "index", "--output", "run.txt"]) == 0
+    assert asked == ["4bit"]
 
 
 def test_an_index_of_another_program_takes_its_encoder_from_the_flags(folder, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from qpeft_rerank.dense.encoder import open_encoder
 from qpeft_rerank.dense.llara import LlaraObjective, adapt
 from qpeft_rerank.dense.llara_config import LlaraConfig
 from qpeft_rerank.dense.model_folder import save_model
-from qpeft_rerank.dense.texts import Followed, cut_document, read_texts
+from qpeft_rerank.dense.texts import Followed
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.base import load_base
 from qpeft_rerank.models.inputs import STOPWORDS
@@ -79,11 +78,46 @@ def test_a_passage_without_a_next_one_counts_for_itself_alone():
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_papers_own_prompts_end_in_one_token(tmp_path, architecture):
+    base = tiny_base(architecture, byte_tokenizer())
+    objective = LlaraObjective(base, replace(CONFIG, template="llara-paper", lm_weight=0.0, bag_weight=2.0))
+    assert len(base.tokenizer) == len(byte_tokenizer())
+    text, following, llara = "Salt roads, desert", "Glaciers carve valleys", objective.scorer
+    _, *found = llara(llara.collate([Followed(text, following)]))
+    for loss, prompt, target in zip(
+        found, (" The original sentence:", " The next sentence:"), (text, following), strict=True
+    ):
+        parts = [base.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, prompt)]
+        ids = [base.tokenizer.bos_token_id, *parts[0], *parts[1], base.tokenizer.eos_token_id]
+        with torch.no_grad():
+            values = base.model(torch.tensor([ids])).logits[0, -1].log_softmax(dim=0)
+        members = {i for i in base.tokenizer(target)["input_ids"] if says(base.tokenizer.decode([i]))}
+        assert loss.item() == pytest.approx(-values[sorted(members)].mean().item(), abs=1e-4)
+    total = objective.loss(objective.module, [Followed(text, following)])
+    assert total.item() == pytest.approx(sum(loss.item() for loss in found), abs=1e-4)
+    objective.save(tmp_path / "adapted", {"epoch": 1})
+    encoder = open_encoder(str(tmp_path / "adapted"), device="cpu", dtype="float32")
+    assert encoder.config == EncoderConfig.of("llara-paper")
+
+
+def test_where_no_passage_has_a_next_one_its_own_words_weigh_fully():
+    objective = LlaraObjective(tiny_base(), CONFIG)
+    last = [Followed(TEXTS[4], ""), Followed(TEXTS[5], "")]
+    language, encoding, following = objective.scorer(objective.scorer.collate(last))
+    assert following.item() == 0
+    total = objective.loss(objective.module, last).item()
+    assert total == pytest.approx((language + 0.1 * encoding).item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("rank", [0, 2])
-def test_the_folder_is_a_plain_model_that_makes_the_same_vectors(tmp_path, architecture, rank):
+def test_the_folder_is_a_plain_model_that_makes_the_same_vectors(tmp_path, architecture, rank, monkeypatch):
     model = save_base(tmp_path / "model", architecture)
     base = load_base(model, dtype="float32", device="cpu")
-    losses = []
+    losses, kept = [], []
+    # A LoRA would leave the model at the end of the training.
+    objective = "qpeft_rerank.dense.llara.LlaraObjective"
+    monkeypatch.setattr(objective, lambda *of: kept.append(LlaraObjective(*of)) or kept[-1])
     record = adapt(
         base,
         PAIRS,
@@ -147,42 +181,7 @@ def test_after_a_kill_an_adaptation_ends_in_the_same_weights(tmp_path):
     assert run("killed", resume=True) == run("whole")
 
 
-def test_plain_text_is_cut_at_ends_of_sentences_within_its_document(tmp_path):
-    sentences = [f"Sentence {i} has exactly six words." for i in range(7)]
-    (tmp_path / "text.txt").write_text(
-        "\n".join(sentences[:3]) + " " + sentences[3] + "\n\n\n" + sentences[4] + "\n"
-    )
-    found = read_texts([tmp_path / "text.txt"], words=12)
-    two = [" ".join(sentences[:2]), " ".join(sentences[2:4])]
-    assert found == [Followed(two[0], two[1]), Followed(two[1], ""), Followed(sentences[4], "")]
-
-
-def test_a_short_rest_stays_with_the_passage_before():
-    assert cut_document("One two three four five six seven eight. Nine.", 8) == [
-        "One two three four five six seven eight. Nine."
-    ]
-    assert cut_document("", 8) == []
-
-
-def test_a_corpus_gives_its_passages_and_titles_say_where_a_document_ends(tmp_path):
-    records = [("a", "One", "x"), ("b", "One", "y"), ("c", "Two", "z"), ("d", "", "u"), ("e", "", "v")]
-    records.insert(1, ("f", "", " "))  # a passage without words is none
-    (tmp_path / "c.jsonl").write_text(
-        "".join(json.dumps({"_id": i, "title": title, "text": text}) + "\n" for i, title, text in records)
-    )
-    assert read_texts([tmp_path / "c.jsonl"], 100) == [
-        ("One x", "One y"),
-        ("One y", ""),
-        ("Two z", ""),
-        ("u", ""),
-        ("v", ""),
-    ]
-
-
-def test_no_text_and_impossible_settings_are_errors(tmp_path):
-    (tmp_path / "empty.txt").write_text("\n\n")
-    with pytest.raises(InputError, match="no text"):
-        read_texts([tmp_path / "empty.txt"], 100)
+def test_impossible_settings_are_errors():
     for changes, word in (
         ({"lm_weight": 0.0, "bag_weight": 0.0}, "both are 0"),
         ({"passage_words": 0}, "passage_words"),

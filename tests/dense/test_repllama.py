@@ -19,8 +19,9 @@ from qpeft_rerank.models.adapter import load_adapter
 from qpeft_rerank.models.base import load_base
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.training.config import TrainingConfig
+from qpeft_rerank.training.data import TrainingData
 from qpeft_rerank.training.groups import Group, TrainingTopic
-from qpeft_rerank.training.loop import Judged, Listener, train
+from qpeft_rerank.training.loop import Listener, train
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
 TOPICS = {
@@ -34,7 +35,7 @@ PASSAGES = corpus(TEXTS)
 
 
 def judged():
-    return Judged(iter(RUN), TOPICS, QRELS)
+    return TrainingData(iter(RUN), TOPICS, QRELS)
 
 
 def groups(count=3):
@@ -152,6 +153,14 @@ def test_another_base_model_is_an_error(trained, tmp_path):
     gpt = save_base(tmp_path / "gpt", "gpt2")
     with pytest.raises(AdapterError, match="does not fit the model"):
         open_encoder(gpt, adapter=str(folder), device="cpu", dtype="float32")
+
+
+def test_what_an_encoder_is_not_is_an_error(trained):
+    model, folder, _, _ = trained
+    with pytest.raises(InputError, match="a LoRA on one: name it as the adapter"):
+        open_encoder(str(folder))
+    with pytest.raises(InputError, match="pooling: 'mean' is not for a causal model"):
+        open_encoder(model, adapter=str(folder), settings={"pooling": "mean"}, device="cpu", dtype="float32")
 
 
 def test_an_adapter_of_one_method_is_no_adapter_of_another(trained, tmp_path):

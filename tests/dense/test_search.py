@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qpeft_rerank.dense.config import EncoderConfig
-from qpeft_rerank.dense.index import IndexConfig, build_dense_index
+from qpeft_rerank.dense.index import DenseIndexConfig, build_dense_index
 from qpeft_rerank.dense.search import open_dense_index, search_dense, set_effort
 from qpeft_rerank.dense.vectors import encode_corpus
 from qpeft_rerank.errors import InputError
@@ -83,8 +83,8 @@ def test_flat_search_is_numpys_dot_products(flat, expected):
 @pytest.mark.parametrize(
     "config, least",
     [
-        (IndexConfig("hnsw", links=16, ef_construction=80), 0.98),
-        (IndexConfig("ivf-pq", lists=20, probes=20, subvectors=12), 0.7),
+        (DenseIndexConfig("hnsw", links=16, ef_construction=80), 0.98),
+        (DenseIndexConfig("ivf-pq", lists=20, probes=20, subvectors=12), 0.7),
     ],
     ids=["hnsw", "ivf-pq"],
 )
@@ -99,8 +99,8 @@ def test_approximate_search_finds_most_of_the_best(vectors, tmp_path, expected, 
 
 
 def test_how_hard_an_index_looks_is_kept_in_it_and_can_be_changed(vectors, tmp_path, flat):
-    build_dense_index(vectors, tmp_path / "hnsw", IndexConfig("hnsw", ef_search=33))
-    build_dense_index(vectors, tmp_path / "ivf", IndexConfig("ivf-pq", lists=20, probes=3))
+    build_dense_index(vectors, tmp_path / "hnsw", DenseIndexConfig("hnsw", ef_search=33))
+    build_dense_index(vectors, tmp_path / "ivf", DenseIndexConfig("ivf-pq", lists=20, probes=3))
     graph, lists = open_dense_index(tmp_path / "hnsw"), open_dense_index(tmp_path / "ivf")
     assert (graph.faiss.hnsw.efSearch, lists.faiss.nprobe) == (33, 3)
     set_effort(graph, ef_search=50)
@@ -150,7 +150,7 @@ def test_another_encoder_than_the_indexs_is_an_error(flat):
 )
 def test_an_index_that_is_not_possible_is_an_error_and_no_folder(vectors, tmp_path, config, word):
     with pytest.raises(InputError, match=word):
-        build_dense_index(vectors, tmp_path / "index", IndexConfig(**config))
+        build_dense_index(vectors, tmp_path / "index", DenseIndexConfig(**config))
     assert not list(tmp_path.iterdir())
 
 
@@ -196,7 +196,7 @@ def test_pyserinis_searcher_opens_the_folder_and_finds_the_same(vectors, tmp_pat
         def encode(self, text):
             return Known().vector(text)
 
-    build_dense_index(vectors, tmp_path / "index", IndexConfig(kind))
+    build_dense_index(vectors, tmp_path / "index", DenseIndexConfig(kind))
     searcher = FaissSearcher(str(tmp_path / "index"), QueryEncoder())
     hits = searcher.batch_search(list(TOPICS.values()), list(TOPICS), k=HITS)
     for ranking in search_dense(tmp_path / "index", TOPICS, Known(), hits=HITS):

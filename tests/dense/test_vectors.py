@@ -10,7 +10,7 @@ from tiny_models import TEXTS, tiny_base
 
 from qpeft_rerank.dense.causal import CausalEncoder
 from qpeft_rerank.dense.config import EncoderConfig
-from qpeft_rerank.dense.vectors import encode_corpus, read_shards
+from qpeft_rerank.dense.vectors import encode_corpus, passages_in_shards, read_shards
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.passages import Passage
 
@@ -75,10 +75,11 @@ def test_after_a_kill_resuming_ends_in_the_same_bytes(tmp_path, encoder, whole, 
     with pytest.raises(InputError, match="not finished"):
         read_shards(tmp_path / "v")
     assert len(list((tmp_path / "v").glob("vectors-*.npy"))) == shards
-    seen = []
-    assert encode(Dying(encoder, 4 - shards), tmp_path / "v", resume=True, progress=seen.append) == 11
+    made, kept = [], []
+    told = {"progress": made.append, "kept": kept.append}
+    assert encode(Dying(encoder, 4 - shards), tmp_path / "v", resume=True, **told) == 11
     assert files(tmp_path / "v") == files(whole)
-    assert sum(seen) == 11  # kept ones are told too
+    assert kept == [3] * shards and sum(made) == 11 - 3 * shards
 
 
 def test_a_shard_without_its_vectors_is_made_again(tmp_path, encoder, whole):
@@ -92,14 +93,22 @@ def test_a_shard_without_its_vectors_is_made_again(tmp_path, encoder, whole):
 
 
 def test_several_machines_make_the_same_files(tmp_path, encoder, whole):
-    for part in (2, 0, 1):
-        encode(encoder, tmp_path / "v", part=part, parts=3)
-        if part != 1:
+    for shard in (2, 0, 1):
+        encode(encoder, tmp_path / "v", shard=shard, of=3)
+        if shard != 1:
             with pytest.raises(InputError, match="is not there yet"):
                 read_shards(tmp_path / "v")
     assert files(tmp_path / "v") == files(whole)
     with pytest.raises(InputError, match="holds vectors already"):
-        encode(encoder, tmp_path / "v", part=1, parts=3)
+        encode(encoder, tmp_path / "v", shard=1, of=3)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 10, 11, 12])
+@pytest.mark.parametrize("of", [1, 2, 5])
+def test_how_many_passages_a_machine_encodes_is_known_before(count, of):
+    shards = [passages_in_shards(count, 3, shard, of) for shard in range(of)]
+    by_hand = [sum(place // 3 % of == shard for place in range(count)) for shard in range(of)]
+    assert shards == by_hand
 
 
 def test_a_corpus_that_fills_its_last_shard_has_no_empty_one(tmp_path, encoder):
@@ -144,12 +153,12 @@ def test_an_empty_corpus_and_a_damaged_file_are_errors(tmp_path, encoder):
     with pytest.raises(InputError, match="no passages"):
         encode(encoder, tmp_path / "v", [])
     encode(encoder, tmp_path / "v")
-    part = tmp_path / "v" / "part-0-of-1.json"
-    whole = part.read_text()
-    part.write_text("{}")
-    with pytest.raises(InputError, match="part-0-of-1.json: cannot be read"):
+    done = tmp_path / "v" / "shards-0-of-1.json"
+    whole = done.read_text()
+    done.write_text("{}")
+    with pytest.raises(InputError, match="shards-0-of-1.json: cannot be read"):
         read_shards(tmp_path / "v")
-    part.write_text(whole)
+    done.write_text(whole)
     (tmp_path / "v" / "vectors-00000.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(InputError, match="vectors-00000.npy"):
         list(read_shards(tmp_path / "v"))

@@ -32,14 +32,21 @@ def copied(folder: str, tmp_path: Path) -> Path:
 
 def test_a_model_is_loaded_frozen_and_in_eval_mode(folder: str) -> None:
     base = load_base(folder, device="cpu")
-    assert (
-        base.name == folder
-        and base.dtype == torch.float32
-        and base.device.type == "cpu"
-        and base.context == 512
-    )
+    assert base.name == folder and base.device.type == "cpu" and base.context == 512
     assert not base.model.training and not any(p.requires_grad for p in base.model.parameters())
-    assert load_base(folder, dtype="bfloat16", device="cpu").dtype == torch.bfloat16
+    for name in ("float32", "bfloat16"):
+        assert load_base(folder, dtype=name, device="cpu").dtype == getattr(torch, name)
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({}, torch.float32)],
+)
+def test_a_cpu_that_computes_in_bfloat16_is_asked_to(
+    folder: str, monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
+    assert load_base(folder, device="cpu").dtype == expected
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gemma2", "gpt2", "opt", "phi", "gpt-neox"])
@@ -87,7 +94,7 @@ def test_a_model_that_looks_ahead_is_refused(tmp_path: Path) -> None:
     BertLMHeadModel(BertConfig(vocab_size=420, **sizes)).save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="not causal"):
-        load_base(str(tmp_path), device="cpu")
+        load_base(str(tmp_path), dtype="float32", device="cpu")
 
 
 def test_a_model_that_needs_more_than_embeddings_is_refused(
@@ -187,7 +194,7 @@ def test_a_base_model_can_carry_a_lora(folder: str, tmp_path: Path) -> None:
         ),
     )
     carrying.save_pretrained(tmp_path / "lora")
-    base = load_base(folder, lora=str(tmp_path / "lora"), device="cpu")
+    base = load_base(folder, dtype="float32", lora=str(tmp_path / "lora"), device="cpu")
     scorer = tiny_scorer(base, "hard-prompt")
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "lora").eval()
     for pair in scorer.encoder.encode(PAIRS):

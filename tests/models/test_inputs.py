@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -52,6 +53,14 @@ def test_the_layout_is_the_documented_one() -> None:
         assert tokenizer.decode(pair.before) == before and tokenizer.decode(pair.after) == after
         assert tokenizer.decode(pair.after[-pair.scored :]) == "how far</s>"
         assert pair.length == len(pair.before) + pair.hint_slots + len(pair.after)
+
+
+def test_threads_may_share_it() -> None:
+    shared = PairEncoder(byte_tokenizer(), AdapterConfig(method="qpeft-r"), remember=2)
+    pairs = [(text, Passage(str(i), "", text)) for i, text in enumerate(TEXTS)]
+    expected = shared.encode(pairs)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(found == expected for found in pool.map(lambda _: shared.encode(pairs), range(40)))
 
 
 def test_segments_are_tokenised_apart() -> None:

@@ -256,10 +256,12 @@ def test_gradients_are_the_same_with_passages_run_once() -> None:
             ), name
 
 
-def test_whether_passages_can_be_run_once_is_found_without_a_trace() -> None:
+def test_whether_passages_can_be_run_once_is_found_without_a_trace(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "qpeft_rerank")
     scorer = tiny_scorer(
         tiny_base("gpt2", n_positions=24), "token", prompt="", k=8
     )  # the trial does not even fit
     scorer.train()
     assert scorer.can_share is False and scorer.training
+    assert "passages are not run once for many queries: pair 0 (78 tokens)" in caplog.text
     assert isinstance(scorer.encoder, PairEncoder)

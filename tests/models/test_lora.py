@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def base(folder: str) -> BaseModel:
-    return load_base(folder, device="cpu")
+    return load_base(folder, dtype="float32", device="cpu")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -111,6 +111,25 @@ def test_scorers_on_one_base_model_do_not_disturb_each_other(base: BaseModel) ->
     for scorer, found in ((first, of_first), (plain, expected), (second, of_second), (first, of_first)):
         assert torch.equal(scores(scorer), found)
     assert not torch.allclose(of_first, expected, atol=1e-2)
+
+
+def test_a_lora_leaves_the_base_model_with_its_scorer(base: BaseModel) -> None:
+    def count() -> int:
+        return sum(p.numel() for p in base.model.parameters())
+
+    plain, kept = tiny_scorer(base, "hard-prompt"), tiny_scorer(base, **LORA)
+    expected, of_kept, parameters = scores(plain), scores(kept), count()
+    for method in ("hard-prompt", "rankllama", "qpeft-a"):
+        scorer = tiny_scorer(base, method, lora_rank=2)
+        scores(scorer)
+        assert count() > parameters
+        del scorer
+        assert count() == parameters
+        assert torch.equal(scores(plain), expected) and torch.equal(scores(kept), of_kept)
+    del kept
+    assert not [name for name, _ in base.model.named_parameters() if "lora_" in name]
+    assert torch.equal(scores(plain), expected)
+    assert torch.equal(scores(tiny_scorer(base, **LORA)), of_kept), "and there may be another one"
 
 
 def test_only_the_lora_drops_out_and_only_in_training() -> None:

@@ -31,6 +31,13 @@ SETS = {
 METHODS = {1: "token", 2: "vocab", 3: "qpeft-r", 4: "qpeft-a"}
 LETTERS = dict(zip("dqsa", FILTERS, strict=True))
 LOSS, WEIGHT = 5e-5, 1e-4
+# Parameters and modules of the published code under our names.
+PARAMETERS = {"embedding.weight": "prompt.embedding", "docspec_embeddings.weight": "hints.table.embedding"}
+MODULES = {
+    "spt_multi_layers.": "prompt.mlp.",
+    "doc_multi_layers.": "hints.mlp.",
+    "docspec_attention.": "hints.attention.",
+}
 
 
 class ParitySet(NamedTuple):
@@ -47,7 +54,7 @@ class ParitySet(NamedTuple):
             [adapter] if isinstance(adapter, str) else adapter
         )  # an adapter is one file or a list of part files
         weights = {k: v for part in parts for k, v in load_file(self.folder / "adapters" / part).items()}
-        ours = published.our_parameter_names(weights)
+        ours = {our_name(name): weight for name, weight in weights.items()}
         parameters = scorer.trained_parameters()
         with torch.no_grad():
             for name, parameter in parameters.items():
@@ -57,6 +64,12 @@ class ParitySet(NamedTuple):
         )
         assert set(ours) <= unused, "every weight of the adapter has its place"
         return scorer
+
+
+def our_name(name: str) -> str:
+    """Our name of a parameter of the published code."""
+    module = next((module for module in MODULES if name.startswith(module)), None)
+    return PARAMETERS[name] if module is None else MODULES[module] + name.removeprefix(module)
 
 
 def settings(flags: dict[str, Any], fixed_prompt: str = "") -> AdapterConfig:

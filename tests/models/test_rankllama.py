@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def base(folder: str) -> BaseModel:
-    return load_base(folder, device="cpu")
+    return load_base(folder, dtype="float32", device="cpu")
 
 
 def classifier(folder: str) -> Any:
@@ -83,7 +83,7 @@ def test_the_score_is_that_of_a_sequence_classification_on_the_same_text(
     architecture: str, tokenizer: str, tmp_path: Path
 ) -> None:
     folder = save_base(tmp_path / "base", architecture, TOKENIZERS[tokenizer])
-    base = load_base(folder, device="cpu")
+    base = load_base(folder, dtype="float32", device="cpu")
     scorer = tiny_scorer(base, "rankllama", lora_rank=4)
     save_adapter(tmp_path / "adapter", scorer)
     theirs = PeftModel.from_pretrained(classifier(folder), tmp_path / "adapter" / "lora").eval()
@@ -95,7 +95,7 @@ def test_the_score_is_that_of_a_sequence_classification_on_the_same_text(
         ids = ([] if front is None else [front]) + ids + ([] if end is None else [end])
         assert score == pytest.approx(score_of(theirs, ids), abs=1e-4)
     assert found.std() > 0.05
-    for options in ({"base": base}, {"device": "cpu"}):
+    for options in ({"base": base}, {"dtype": "float32", "device": "cpu"}):
         reopened = load_adapter(tmp_path / "adapter", **options)
         assert torch.equal(scores(reopened), found) and reopened.config == scorer.config
 
@@ -112,7 +112,7 @@ def test_a_checkpoint_of_peft_scores_as_peft_does(
     theirs = made_by_peft(
         folder, tmp_path / "rank", target_modules=targets, fan_in_fan_out=architecture == "gpt2", **settings
     )
-    scorer = load_adapter(tmp_path / "rank", device="cpu")
+    scorer = load_adapter(tmp_path / "rank", dtype="float32", device="cpu")
     tokenizer = byte_tokenizer()
     for (query, passage), score in zip(PAIRS, scores(scorer).tolist(), strict=True):
         # As published: two sequences, each with its beginning, and a blank even where there is no title.
@@ -125,7 +125,9 @@ def test_a_checkpoint_of_peft_scores_as_peft_does(
             save_adapter(tmp_path / "again", scorer)
     else:
         save_adapter(tmp_path / "again", scorer)
-        assert torch.equal(scores(load_adapter(tmp_path / "again", device="cpu")), scores(scorer))
+        assert torch.equal(
+            scores(load_adapter(tmp_path / "again", dtype="float32", device="cpu")), scores(scorer)
+        )
 
 
 @pytest.mark.parametrize("layout", ["default", "published"])

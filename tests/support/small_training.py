@@ -10,7 +10,8 @@ from tiny_models import Corpus, corpus
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.training.config import TrainingConfig
-from qpeft_rerank.training.loop import Judged, train
+from qpeft_rerank.training.data import TrainingData
+from qpeft_rerank.training.loop import train
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
 THEMES = ["bees", "salt", "lamps", "rivers", "stone", "camels"]
@@ -21,7 +22,7 @@ RUN = [
     for q, qid in enumerate(TOPICS)
 ]
 QRELS = {qid: {f"d{6 * q + b}": 1 for b in range(6)} for q, qid in enumerate(TOPICS)}
-DATA, DEV = Judged(RUN[:5], TOPICS, QRELS), Judged(RUN[2:], TOPICS, QRELS)
+DATA, DEV = TrainingData(RUN[:5], TOPICS, QRELS), TrainingData(RUN[2:], TOPICS, QRELS)
 FEW = TrainingConfig(epochs=3, batch_size=2, learning_rate=3e-3)
 
 
@@ -33,9 +34,9 @@ def run(
     base: BaseModel,
     output: Path,
     training: TrainingConfig = FEW,
-    dev: Judged | None = DEV,
+    dev: TrainingData | None = DEV,
     method: str = "qpeft-a",
-    data: Judged = DATA,
+    data: TrainingData = DATA,
     passages: Corpus = PASSAGES,
     settings: dict[str, Any] | None = None,
     **options: Any,

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
-from tiny_models import corpus
+from tiny_models import Corpus, corpus
 
 from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError
-from qpeft_rerank.training.groups import Group, TrainingTopic, epoch_groups, step_pairs, training_topics
+from qpeft_rerank.passages import Passage
+from qpeft_rerank.training import groups
+from qpeft_rerank.training.groups import (
+    Group,
+    TrainingTopic,
+    check_passages,
+    epoch_groups,
+    step_pairs,
+    training_topics,
+)
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
 TOPICS = {str(q): f"query {q}" for q in range(30)}
@@ -65,9 +76,9 @@ def test_an_epoch_is_drawn_from_seed_and_epoch_whatever_the_order() -> None:
 
 
 def test_development_groups_are_always_the_same() -> None:
-    groups = epoch_groups(usable(), 2, 0, None)
-    assert groups == epoch_groups(usable(), 2, 5, None)
-    assert all(g.positive == g.topic.positives[0] and g.negatives == g.topic.negatives[:2] for g in groups)
+    fixed = epoch_groups(usable(), 2, 0, None)
+    assert fixed == epoch_groups(usable(), 2, 5, None)
+    assert all(g.positive == g.topic.positives[0] and g.negatives == g.topic.negatives[:2] for g in fixed)
 
 
 def test_every_epoch_draws_anew_and_few_negatives_are_all_taken() -> None:
@@ -118,6 +129,28 @@ def test_the_other_passages_of_the_step_are_negatives_but_never_relevant_ones() 
         ("three", "d4", "d1"),
         ("three", "d4", "d3"),
     }
+
+
+def test_each_pair_of_a_step_has_its_ids() -> None:
+    step = step_pairs(GROUPS, PASSAGES, True)
+    assert [docid for _, docid in step.names] == [passage.docid for _, passage in step.pairs]
+    queries = {group.topic.qid: group.topic.query for group in GROUPS}
+    assert [queries[qid] for qid, _ in step.names] == [query for query, _ in step.pairs]
+
+
+def test_texts_are_looked_up_once_and_a_missing_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted(Corpus):
+        def get(self, docids: Sequence[str]) -> dict[str, Passage]:
+            asked.append(list(docids))
+            return super().get(docids)
+
+    asked: list[list[str]] = []
+    passages = Counted(PASSAGES)
+    monkeypatch.setattr(groups, "LOOK_UP", 3)
+    check_passages([("1", ["d0", "d1"]), ("2", ["d1", "d2", "d3"]), ("3", ["d0"])], passages)
+    assert asked == [["d0", "d1", "d2"], ["d3"]]
+    with pytest.raises(MissingPassageError, match="'d9'.*'2'"):
+        check_passages([("1", ["d0", "d1"]), ("2", ["d4", "d9"]), ("3", ["d9"])], passages)
 
 
 def test_a_passage_without_text_is_an_error_that_names_it_and_its_topic() -> None:

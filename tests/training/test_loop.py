@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_training import DEV, PASSAGES, QRELS, RUN, TOPICS, Killed, changed, run
+from small_training import DATA, DEV, PASSAGES, QRELS, RUN, TOPICS, Killed, changed, run
 from tiny_models import save_base, tiny_base
 
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.errors import InputError, MissingPassageError
 from qpeft_rerank.evaluation import evaluate
 from qpeft_rerank.fusion import FusionConfig, fuse
 from qpeft_rerank.models.adapter import WEIGHTS_FILE, load_adapter
@@ -28,9 +28,10 @@ from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.reranking import rerank
 from qpeft_rerank.training import objective
-from qpeft_rerank.training.loop import Judged, Listener
+from qpeft_rerank.training.data import TrainingData
+from qpeft_rerank.training.loop import Listener
 from qpeft_rerank.training.step import PairLosses
-from qpeft_rerank.trec import load_run
+from qpeft_rerank.trec import Ranking, ScoredDoc, load_run
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,7 @@ def test_without_development_data_the_last_epoch_is_kept(base: BaseModel, tmp_pa
         ("qpeft-r", {"hint_table": "frozen"}),
         ("vocab", {}),
         ("token", {}),
+        ("random", {}),
         ("qpeft-r", {"soft_prompt": True, "placement": "prefix"}),
     ],
 )
@@ -192,7 +194,7 @@ def test_a_training_is_resumed_under_its_own_settings_only(base: BaseModel, tmp_
         ({"base": replace(base, revision="v2")}, "base_model.revision"),
         ({"base": replace(base, lora="a-lora")}, "base_model.lora"),
         ({"base": replace(base, model=deepcopy(base.model).to(torch.bfloat16))}, "base_model.dtype"),
-        ({"data": Judged(RUN[:4], TOPICS, QRELS)}, "topics"),
+        ({"data": TrainingData(RUN[:4], TOPICS, QRELS)}, "topics"),
         ({"depth": 3}, "depth"),
         ({"dev": None}, "development_topics"),
     ):
@@ -214,8 +216,27 @@ def test_nothing_to_train_or_to_learn_from_is_an_error(base: BaseModel, tmp_path
     with pytest.raises(InputError, match="nothing to train"):
         run(base, tmp_path / "adapter", method="hard-prompt")
     with pytest.raises(InputError, match="no topic"):
-        run(base, tmp_path / "adapter", data=Judged(RUN, TOPICS, {}))
+        run(base, tmp_path / "adapter", data=TrainingData(RUN, TOPICS, {}))
     assert not (tmp_path / "adapter").exists()
+
+
+def test_a_passage_that_will_be_needed_is_missed_before_the_first_step(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("a step was taken")
+
+    def without(data: TrainingData) -> TrainingData:
+        """The first topic's last candidate has no text."""
+        first, *others = data.run
+        docs = [*first.docs[:-1], ScoredDoc("gone", -99.0)]
+        return replace(data, run=[Ranking(first.qid, docs), *others])
+
+    listener = Listener(on_step=never, on_epoch=never)
+    for what in ({"data": without(DATA)}, {"dev": without(DEV)}):
+        with pytest.raises(MissingPassageError, match="passage 'gone' .candidate of topic '[02]'. is not in"):
+            run(base, tmp_path / "adapter", changed(epochs=1), listener=listener, **what)
+    run(base, tmp_path / "adapter", changed(epochs=1), dev=without(DEV), depth=11)
 
 
 def forbidden() -> Any:
@@ -227,7 +248,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_read(
     base: BaseModel, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    never = Judged(forbidden(), TOPICS, QRELS)
+    never = TrainingData(forbidden(), TOPICS, QRELS)
     for output, what in (
         (tmp_path / "file", "is a file"),
         (tmp_path / "file" / "adapter", "is a file"),
@@ -245,7 +266,7 @@ def test_a_folder_without_permission_is_an_error(base: BaseModel, tmp_path: Path
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(InputError, match="no permission to write"):
-            run(base, tmp_path / "adapter", data=Judged(forbidden(), TOPICS, QRELS))
+            run(base, tmp_path / "adapter", data=TrainingData(forbidden(), TOPICS, QRELS))
     finally:
         tmp_path.chmod(0o700)
 
@@ -277,7 +298,7 @@ def test_memory_that_runs_out_is_an_error_that_says_what_to_do(
 def test_limits_are_estimated_once(base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[None] = []
     limits = objective.default_limits
-    monkeypatch.setattr(objective, "default_limits", lambda scorer: (asked.append(None), limits(scorer))[1])
+    monkeypatch.setattr(objective, "default_limits", lambda base: (asked.append(None), limits(base))[1])
     run(base, tmp_path / "adapter", changed(epochs=2))
     assert len(asked) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,14 +11,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_training import Killed, changed, run
+from small_training import QRELS, RUN, TOPICS, Killed, changed, run
 from tiny_models import tiny_base
 from torch import Tensor, nn
 
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.errors import InputError, PairError
 from qpeft_rerank.models.adapter import load_adapter
 from qpeft_rerank.models.base import BaseModel
+from qpeft_rerank.training.checkpoint import has_checkpoint, load_state
 from qpeft_rerank.training.config import TrainingConfig
+from qpeft_rerank.training.data import TrainingData
 from qpeft_rerank.training.loop import Listener, fit
 
 LORA = {"lora_rank": 4}
@@ -95,6 +98,7 @@ class Line(nn.Module):
     """y = a x, of no language model at all."""
 
     config = SimpleNamespace(method="line", to_dict=lambda: {"method": "line"})
+    lora = None
 
     def __init__(self, base: BaseModel):
         super().__init__()
@@ -122,9 +126,6 @@ class LineObjective:
     def loss(self, module: nn.Module, examples: Sequence[float]) -> Tensor:
         x = torch.tensor(examples)
         return (module(x) - 3 * x).square().mean()
-
-    def pair_scorer(self) -> Any:
-        raise AssertionError("nothing is reranked")
 
     def save(self, folder: Path, card: Mapping[str, Any]) -> None:
         self.saved = self.scorer.slope.detach().clone()
@@ -164,6 +165,75 @@ def test_the_loop_trains_whatever_says_how_it_learns(base: BaseModel, tmp_path: 
     assert record["dev"] == {"slope": pytest.approx(objective.saved.item())} and objective.saved.item() > 1.5
     assert record["settings"]["corpus"] == "numbers" and set(seen) == {1, 2, 3, 4, 5}
     assert (tmp_path / "training.png").exists()
+
+
+class Undefined(LineObjective):
+    """Its gradient is not finite, though the loss is: that of a root at 0."""
+
+    def loss(self, module: nn.Module, examples: Sequence[float]) -> Tensor:
+        return module(torch.tensor(examples)).abs().sqrt().mean()
+
+
+class Unmeasured(Held):
+    """Its loss of the third epoch is not finite."""
+
+    def loss(self, objective: Any) -> float:
+        return super().loss(objective) if self.epoch < 2 else float("nan")
+
+
+@pytest.mark.parametrize(
+    ("objective", "dev", "changes", "what", "kept"),
+    [
+        (LineObjective, None, {"learning_rate": 1e30}, "the loss of step 2", 1),
+        (Undefined, None, {"epochs": 1}, "a weight after step 1", None),
+        (LineObjective, Unmeasured, {}, "the development loss of epoch 3", 5),
+    ],
+)
+def test_a_training_that_diverges_is_an_error_and_the_last_good_checkpoint_stays(
+    objective: type,
+    dev: type | None,
+    changes: dict[str, Any],
+    what: str,
+    kept: int | None,
+    base: BaseModel,
+    tmp_path: Path,
+) -> None:
+    training = TrainingConfig(**{"epochs": 4, "batch_size": 1, "clip": 0, "checkpoint_steps": 1, **changes})
+    with pytest.raises(InputError, match=f"{what} is not finite: take a smaller learning_rate"):
+        fit(objective(base), training, lambda epoch: [1.0, 2.0], tmp_path, dev and dev())
+    assert not (tmp_path / "training.json").exists()
+    assert kept is None or load_state(tmp_path / "checkpoint")["step"] == kept
+    assert has_checkpoint(tmp_path / "checkpoint") == (kept is not None)
+
+
+def test_an_update_is_of_the_mean_of_its_steps_however_many_there_are(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    objective, gradients = LineObjective(base), []
+    objective.scorer.slope.register_hook(lambda gradient: gradients.append(gradient.item()))
+    training = TrainingConfig(epochs=2, batch_size=1, accumulate=2, learning_rate=0.0)
+    record = fit(objective, training, lambda epoch: [1.0, 1.0, 1.0], tmp_path)
+    assert gradients == [-3, -3, -6] * 2  # of (y - 3 x)^2 at y = 0: the third step is an update by itself
+    assert [epoch["train_loss"] for epoch in record["epochs"]] == [None, 9, 9]
+
+
+def test_a_checkpoint_does_not_grow_with_the_steps(base: BaseModel, tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def measure(step: int, steps: int, loss: float) -> None:
+        if has_checkpoint(tmp_path / "checkpoint"):
+            sizes.append(len(json.dumps({**load_state(tmp_path / "checkpoint"), "step": 0})))
+
+    training = TrainingConfig(epochs=1, batch_size=1, checkpoint_steps=1, learning_rate=0.0)
+    fit(LineObjective(base), training, lambda epoch: [1.0] * 40, tmp_path, listener=Listener(on_step=measure))
+    assert len(sizes) == 39 and sizes[-1] < sizes[0] + 20
+
+
+def test_a_pair_that_does_not_fit_is_named(base: BaseModel, tmp_path: Path) -> None:
+    topics = {**TOPICS, "3": "far " * 2000}
+    data = TrainingData(RUN[:5], topics, QRELS)
+    with pytest.raises(PairError, match="topic '3', passage 'd[0-9]+' .*the query is too long"):
+        run(base, tmp_path / "adapter", data=data, dev=None)
 
 
 def test_what_is_chosen_beside_the_settings_must_be_the_same_on_resuming(

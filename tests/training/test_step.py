@@ -17,8 +17,8 @@ from qpeft_rerank.models.batch import Batch
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.scoring import BatchLimits, default_limits
 from qpeft_rerank.training.config import TrainingConfig
+from qpeft_rerank.training.data import TrainingData
 from qpeft_rerank.training.groups import epoch_groups, step_pairs, training_topics
-from qpeft_rerank.training.loop import Judged
 from qpeft_rerank.training.step import PairLosses, step_loss
 
 
@@ -45,7 +45,7 @@ def test_each_pair_is_run_once_per_step(base: BaseModel, monkeypatch: pytest.Mon
     step = pairs_of_a_step()
     assert scorer.can_share  # tried once, on texts of its own
     seen.clear()
-    step_loss(PairLosses(scorer), scorer, step, TrainingConfig(), default_limits(scorer))
+    step_loss(PairLosses(scorer), scorer, step, TrainingConfig(), default_limits(scorer.base))
     assert sum(seen) == len(step.pairs) < len(step.negative) * 2
 
 
@@ -72,7 +72,7 @@ def test_accumulated_steps_equal_one_larger_step(base: BaseModel, tmp_path: Path
             output,
             training,
             dev=None,
-            data=Judged(RUN[:4], TOPICS, QRELS),
+            data=TrainingData(RUN[:4], TOPICS, QRELS),
             settings={"attention_dropout": 0.0},
         )
         found.append(load_file(output / WEIGHTS_FILE)["hints.mlp.2.weight"])
