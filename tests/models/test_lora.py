@@ -179,7 +179,7 @@ def test_the_inner_folder_is_a_plain_peft_adapter(folder: str, base: BaseModel, 
         tokens = theirs(input_ids=ids).logits[0].log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])
         assert abs(tokens[-pair.scored :].mean() - score) < 1e-4
     for lora in (tmp_path / "adapter" / "lora", tmp_path / "adapter"):
-        merged = load_base(folder, lora=str(lora), device="cpu")
+        merged = load_base(folder, dtype="float32", lora=str(lora), device="cpu")
         assert torch.allclose(scores(tiny_scorer(merged, "hard-prompt")), expected, atol=1e-4)
 
 
