@@ -50,6 +50,7 @@ class CorpusFile:
     def __init__(self, path: str | Path):
         self.name = str(path)
         self._sources = corpus_files(path)
+        self.fingerprint = _fingerprint(self._sources)
         if len(self._sources) >= 1 << (64 - OFFSET_BITS):
             raise InputError(f"{path}: too many files ({len(self._sources)})")
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
@@ -170,7 +171,7 @@ class CorpusFile:
         import numpy as np
 
         size = sum(file.stat().st_size for file in self._files)
-        cached = _cache_folder() / f"{_fingerprint(self._sources)}.npy" if size >= LARGE else None
+        cached = _cache_folder() / f"{self.fingerprint}.npy" if size >= LARGE else None
         if cached is not None and cached.exists():
             try:
                 arrays = np.load(cached, mmap_mode="r", allow_pickle=False)

@@ -7,7 +7,7 @@ The command line prints the message and exits with code 2; nothing in the librar
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,11 +33,11 @@ class FormatError(InputError):
 
 
 class MissingTopicError(InputError):
-    """A run names a topic that the topics do not have."""
+    """A run names a topic that the topics do not have, or whose text there is ``blank``."""
 
-    def __init__(self, qid: str):
-        self.qid = qid
-        super().__init__(f"topic {qid!r} of the run is not in the topics")
+    def __init__(self, qid: str, blank: bool = False):
+        self.qid, self.blank = qid, blank
+        super().__init__(f"topic {qid!r} of the run {'has no text' if blank else 'is not'} in the topics")
 
 
 class MissingPassageError(InputError):
@@ -97,6 +97,12 @@ def named_pairs(names: Sequence[tuple[str | None, str]]) -> Iterator[None]:
 
 class WorkerError(QpeftError):
     """A process that scores has ended before its work was done."""
+
+
+def examples(ids: Iterable[str]) -> str:
+    """Up to three of some ids, the first by their order, as text for a message."""
+    few = sorted(ids)
+    return ", ".join(map(repr, few[:3])) + (", ..." if len(few) > 3 else "")
 
 
 def one_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.errors import InputError, examples
 from qpeft_rerank.measures import DEFAULT_MEASURES, HIGHEST_GRADE, Measure, parse_measures
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def evaluate(
     if not scored:
         raise InputError(
             f"the run {name!r} and the qrels have no topic in common: "
-            f"the run has {_some(seen)}, the qrels {_some(grades)}"
+            f"the run has {examples(seen)}, the qrels {examples(grades)}"
         )
     absent = {m.spelling: _LEAST_GEOMETRIC if m.family.summary == "geometric" else 0.0 for m in wanted}
     per_topic = {qid: scored.get(qid) or dict(absent) for qid in grades}
@@ -290,9 +290,3 @@ def _name_parts(run: str | PathLike[str] | IO) -> tuple[str, ...]:
         return ("stdin",)
     pure = PurePath(str(path))
     return (*pure.parts[:-1], pure.name.removesuffix(".gz").removesuffix(".txt") or pure.name)
-
-
-def _some(qids: Iterable[str]) -> str:
-    """A few topics, for a message."""
-    few = sorted(qids)
-    return ", ".join(map(repr, few[:3])) + (", ..." if len(few) > 3 else "")

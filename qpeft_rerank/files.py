@@ -7,6 +7,7 @@ becomes one :class:`~qpeft_rerank.errors.InputError` that names the file.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import secrets
@@ -38,6 +39,14 @@ def source_name(source: Source) -> str:
 def is_regular_file(source: Source) -> bool:
     """Whether the source is a path that can be read twice (not a pipe, a device or an open stream)."""
     return isinstance(source, (str, Path)) and str(source) != "-" and os.path.isfile(source)
+
+
+def content_sha256(source: Source) -> str | None:
+    """The hash of a file's bytes, unzipped if it is zipped; None for what cannot be read twice."""
+    if not is_regular_file(source):
+        return None
+    with open_bytes(source) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def may_be_name(source: Source) -> bool:

@@ -74,6 +74,8 @@ class Pool(NamedTuple):
     """In descending byte order: a stable sort by score then breaks ties as trec_eval does."""
     scores: np.ndarray
     """What each run gives each document at weight 1: float64, shape (runs, documents)."""
+    found_in: int
+    """How many of the runs have the topic."""
 
     def ranking(self, weights: Sequence[float], hits: int | None = None) -> Ranking:
         """The best ``hits`` documents (None: all) by the weighted sum of their scores; equal as float32 is
@@ -175,7 +177,7 @@ def _pool(qid: str, rankings: Sequence[Ranking | None], config: FusionConfig) ->
         if len(set(columns)) != len(columns):
             raise InputError(f"topic {qid!r} has a document twice in a run")
         row[columns] = given[: config.depth]
-    return Pool(qid, docids, scores)
+    return Pool(qid, docids, scores, sum(ranking is not None for ranking in rankings))
 
 
 def _by_topic(runs: Sequence[Iterable[Ranking]]) -> Iterator[tuple[str, list[Ranking | None]]]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qpeft_rerank.errors import named_pairs
+from qpeft_rerank.errors import InputError, named_pairs
 from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.models.adapter import load_adapter
 from qpeft_rerank.models.base import BaseModel, load_base
@@ -118,12 +118,17 @@ class Reranker:
         settings: dict[str, Any] | None = None,
         **options: Any,
     ) -> Reranker:
-        """Without an adapter: an untrained method, ``hard-prompt`` as a rule; ``options`` as for
+        """Without an adapter: a method that needs no training (``hard-prompt``); ``options`` as for
         `load_base`.
+
+        Raises:
+            InputError: the method, or a setting, has weights to train: they would be random.
         """
+        config = AdapterConfig(method=method, **(settings or {}))
+        if config.trainable:
+            raise InputError(f"the method {method} must be trained: name its adapter with from_adapter")
         base = model if isinstance(model, BaseModel) else load_base(model, **options)
-        scorer = make_scorer(base, AdapterConfig(method=method, **(settings or {})))
-        return cls(scorer, batch_tokens, batch_size)
+        return cls(make_scorer(base, config), batch_tokens, batch_size)
 
     def score(self, pairs: Sequence[tuple[str, Passage]], progress: Progress | None = None) -> np.ndarray:
         """Mean log-likelihood of each query given its passage, float32, in nats per token; at most 0. Of the
@@ -159,7 +164,12 @@ class Reranker:
 
         Returns:
             (docid, score), best first; equal scores keep the order of ``hits``.
+
+        Raises:
+            InputError: the query is blank, or a hit has no text. PairError: a pair that does not fit.
         """
+        if not query.strip():
+            raise InputError("the query is blank: there is nothing to rank by")
         hits = list(hits)
         passages = [hit if isinstance(hit, Passage) else passage_of_hit(hit) for hit in hits]
         with named_pairs([(None, passage.docid) for passage in passages]):

@@ -69,8 +69,8 @@ def rerank(
         passages: where candidates' texts come from; asked in that thread, too.
         scorer: a `Reranker`, or anything with ``score(pairs)``.
         depth: how many candidates of a topic are scored.
-        missing: ``error``, or ``skip``: a topic without text stays as it is, a passage without text goes
-            below the scored ones.
+        missing: ``error``, or ``skip``: a topic without text, or a blank one, stays as it is, a passage
+            without text goes below the scored ones.
         on_missing: hears of each of these.
         progress: called with numbers of scored pairs.
         window: how many topics are scored together; by default what `plan_window` says.
@@ -131,16 +131,20 @@ def _prepare(
     stop_at_missing: bool,
 ) -> Window:
     """Look the texts up and begin with them."""
-    missing: list[QpeftError] = [MissingTopicError(r.qid) for r in rankings if r.qid not in topics]
+    # A model would rank for a blank query too, but by nothing.
+    queries = {r.qid: topics[r.qid] for r in rankings if topics.get(r.qid, "").strip()}
+    missing: list[QpeftError] = [
+        MissingTopicError(r.qid, blank=r.qid in topics) for r in rankings if r.qid not in queries
+    ]
     if missing and stop_at_missing:
         raise missing[0]
     texts = passages.get(list({doc.docid: None for ranking in rankings for doc in ranking.docs[:depth]}))
     pairs: list[tuple[str, Passage]] = []
     names: list[tuple[str, ScoredDoc]] = []
     for qid, docs in rankings:
-        for doc in docs[:depth] if qid in topics else ():
+        for doc in docs[:depth] if qid in queries else ():
             if doc.docid in texts:
-                pairs.append((topics[qid], texts[doc.docid]))
+                pairs.append((queries[qid], texts[doc.docid]))
                 names.append((qid, doc))
             else:
                 missing.append(MissingPassageError(doc.docid, passages.name, qid))

@@ -26,6 +26,15 @@ ENDINGS = (
 )  # of the unfinished run, its settings, the record of a whole one
 
 
+# Settings that say what an input was; their values would tell a user nothing.
+_CONTENTS = {
+    "run_sha256": "the run has",
+    "topics_sha256": "the topics have",
+    "passages_fingerprint": "the passages have",
+    "trained_sha256": "the adapter's weights have",
+}
+
+
 def write_resumably(
     rankings: Iterable[Ranking],
     stage: Callable[[Iterable[Ranking]], Iterator[Ranking]],
@@ -179,6 +188,8 @@ def _same_input(output: Path, rankings: Iterator[Ranking]) -> None:
 def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     differs = first_difference(_read_json(path).get("settings", {}), settings)
     if differs is not None:
+        if differs.name in _CONTENTS and None not in (differs.before, differs.now):
+            raise InputError(f"cannot resume: {_CONTENTS[differs.name]} changed ({path})")
         raise InputError(
             f"cannot resume: {differs.name} was {differs.before!r} and is now {differs.now!r} ({path})"
         )

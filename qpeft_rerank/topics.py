@@ -15,6 +15,8 @@ from qpeft_rerank.files import Source, atomic_write, may_be_name, read_lines, so
 FORMATS = ("tsv", "trec", "jsonl")
 _ID_KEYS = ("qid", "id", "_id", "query_id")
 _TEXT_KEYS = ("text", "query", "title", "question")
+# What a first line of TSV may name its two columns: a header, no topic.
+_TSV_HEADERS = {(qid, text) for qid in (*_ID_KEYS, "query-id") for text in (*_TEXT_KEYS, "contents")}
 # Only known tags are tags: a title may say "a < b" or "<br>".
 _TREC_TAGS = ("top", "num", "title", "desc", "narr", "dom", "head", "smry", "con", "fac", "def", "query")
 # Words that TREC's files repeat after a tag.
@@ -35,10 +37,11 @@ class _Topic(NamedTuple):
 def read_topics(source: Source, topics_format: str | None = None, field: str = "title") -> dict[str, str]:
     """Read topics: qid -> query text, in the order of the file. "007" stays "007".
 
-    ``topics_format`` is "tsv" (``qid<TAB>text``), "trec" (``<top>``), "jsonl" or None: by content. ``field``
-    chooses the text of TREC topics (title, desc, narr). A string that names no file is taken for a name that
-    Pyserini knows, which knows the form too. Texts may be empty. Raises InputError for a file or name that
-    cannot be read and FormatError, with file and line, for malformed lines and a qid that comes twice.
+    ``topics_format`` is "tsv" (``qid<TAB>text``, with a header or not), "trec" (``<top>``), "jsonl" or None:
+    by content. ``field`` chooses the text of TREC topics (title, desc, narr). A string that names no file is
+    taken for a name that Pyserini knows, which knows the form too. Texts may be empty. Raises InputError for
+    a file or name that cannot be read and FormatError, with file and line, for malformed lines and a qid that
+    comes twice.
     """
     if topics_format not in (None, *FORMATS):
         raise InputError(f"topics format {topics_format!r} is unknown: expected one of {', '.join(FORMATS)}")
@@ -53,8 +56,9 @@ def read_topics(source: Source, topics_format: str | None = None, field: str = "
     first = next(lines, None)
     if first is None:
         return {}
-    lines = chain([first], lines)
-    topics_format = topics_format or _format_of(first[1])
+    topics_format = topics_format or _format_of(*first, name)
+    if topics_format != "tsv" or tuple(first[1].strip().lower().split("\t")) not in _TSV_HEADERS:
+        lines = chain([first], lines)
     if topics_format == "trec":
         found = _read_trec(lines, name, field.lower())
     else:
@@ -70,7 +74,7 @@ def read_topics(source: Source, topics_format: str | None = None, field: str = "
 
 
 def write_topics(topics: Mapping[str, str], target: str | Path | TextIO) -> None:
-    """Write topics as TSV. Line breaks in a text become spaces. Raises InputError for an impossible qid."""
+    """Write topics as TSV. Line breaks and tabs become spaces. Raises InputError for an impossible qid."""
     with atomic_write(target) as out:
         for qid, text in topics.items():
             out.write(format_topic(qid, text))
@@ -80,14 +84,18 @@ def format_topic(qid: str, text: str) -> str:
     """One topic as a TSV line."""
     if not qid or len(qid.split()) != 1:
         raise InputError(f"the qid {qid!r} is empty or has white space")
-    line = re.sub(r"[\r\n]+", " ", text).strip()
+    line = re.sub(r"[\t\r\n]+", " ", text).strip()
     return f"{qid}\t{line}\n"
 
 
-def _format_of(line: str) -> str:
+def _format_of(number: int, line: str, name: str) -> str:
     start = line.lstrip().lower()
     if start.startswith("<top>"):
         return "trec"
+    if start.startswith("<"):
+        raise FormatError(name, number, "XML without <top> at its start: write a topic a line, qid<TAB>text")
+    if start.startswith("["):
+        raise FormatError(name, number, "a JSON array is no topics file: write one object per line (JSONL)")
     return "jsonl" if start.startswith("{") else "tsv"
 
 
@@ -95,6 +103,8 @@ def _tsv_topic(number: int, line: str, name: str) -> _Topic:
     qid, tab, text = line.partition("\t")
     if not tab:
         raise FormatError(name, number, "expected qid<TAB>text, found no tab")
+    if "\t" in text:  # a third column, such as a title, would silently become part of the query
+        raise FormatError(name, number, f"expected qid<TAB>text, found {line.count(tab)} tabs")
     return _Topic(number, qid.strip(), text)
 
 

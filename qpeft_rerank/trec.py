@@ -1,8 +1,9 @@
 """TREC run and qrels files: read strictly, topic by topic; written so that every tool sees the order meant.
 
-A run line is ``qid Q0 docid rank score tag``, a qrels line ``qid 0 docid grade``. Ids are strings: "007"
-stays "007". Runs are sorted as trec_eval sorts them: by score as float32, descending, then by docid in byte
-order, descending; the rank column and the order of lines say nothing.
+A run line is ``qid Q0 docid rank score tag``, a qrels line ``qid 0 docid grade`` (``qid docid grade`` below
+BEIR's header). Ids are strings: "007" stays "007". Runs are sorted as trec_eval sorts them: by score as
+float32, descending, then by docid in byte order, descending; the rank column and the order of lines say
+nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from qpeft_rerank.run_scores import as_float32, is_decreasing, shortest_digits, 
 from qpeft_rerank.run_spans import find_spans
 
 _QRELS_COLUMNS = ("qid", "0", "docid", "grade")
+_BEIR_HEADER, _BEIR_COLUMNS = b"query-id corpus-id score".split(), ("qid", "docid", "grade")
 _WHITE_SPACE = " \t\n\r\v\f\0"  # NUL is no white space, but no reader lives with it
 
 
@@ -128,8 +130,10 @@ def write_run(rankings: Iterable[Ranking], target: str | Path | TextIO, tag: str
 def read_qrels(source: Source) -> dict[str, dict[str, int]]:
     """Read qrels: qid -> docid -> grade. A string that names no file is taken for a name that Pyserini knows.
 
+    A file that begins with BEIR's header (``query-id corpus-id score``) has three columns, others have four.
+
     Raises InputError for a file or name that cannot be read and FormatError, with file and line, for a line
-    without four columns, a grade that is no integer, and a document judged twice for a topic.
+    with another number of columns, a grade that is no integer, and a document judged twice for a topic.
     """
     if may_be_name(source):
         from qpeft_rerank.pyserini_names import qrels_by_name
@@ -137,9 +141,15 @@ def read_qrels(source: Source) -> dict[str, dict[str, int]]:
         return qrels_by_name(source)
     name = source_name(source)
     qrels: dict[str, dict[str, int]] = {}
+    columns = _QRELS_COLUMNS
     with open_bytes(source, "qrels file") as stream:
         for block in read_blocks(stream, name):
-            for qid, docids, grades, lines in parse_lines(block, name, _QRELS_COLUMNS, "grade"):
+            if block.lines[0] == 1:
+                first, _, rest = block.data.partition(b"\n")
+                if first.split() == _BEIR_HEADER:
+                    columns = _BEIR_COLUMNS
+                    block = Block(rest, block.lines[1:], block.offset + len(first) + 1)
+            for qid, docids, grades, lines in parse_lines(block, name, columns, "grade"):
                 judged = qrels.setdefault(qid, {})
                 for docid, grade, line in zip(docids, grades, lines):
                     if docid in judged:

@@ -117,6 +117,10 @@ def test_version(capsys):
             "qpeft bm25: error: no topics given: name them with --topics, or a collection file with -c",
         ),
         (
+            ["rerank", "--runtag", "a b"],
+            "qpeft rerank: error: --runtag: 'a b' has white space: it is one column of the run",
+        ),
+        (
             ["bm25", "--split", "dev"],
             "qpeft bm25: error: --split needs -c/--collection: it names a split of a collection file",
         ),
@@ -162,6 +166,15 @@ def test_nothing_heavy_is_imported_for_help_or_evaluate(folder):
 def test_evaluate_counts_every_judged_topic(folder, capsys):
     assert main(["evaluate", "--qrels", "qrels.txt", "-m", "RR@10", "--format", "tsv", "run.txt"]) == 0
     assert "run\tRR@10\tall\t0.500000\n" in capsys.readouterr().out
+
+
+def test_evaluate_skips_the_records_beside_runs(folder, capsys):
+    (folder / "run.txt.json").write_text("{}")
+    command = ["evaluate", "--qrels", "qrels.txt", "-m", "RR@10", "--format", "tsv"]
+    assert main([*command, "run.txt", "run.txt.json"]) == 0
+    assert lines(capsys.readouterr().out)[-1] == "run\tRR@10\tall\t0.500000"
+    assert main([*command, "run.txt.json"]) == 2  # alone, it was meant
+    assert "run.txt.json:1" in capsys.readouterr().err
 
 
 def test_evaluate_takes_runs_and_flags_in_any_order(folder, capsys):
@@ -248,6 +261,7 @@ def test_a_bad_run_is_one_line_that_names_it_and_leaves_no_table(folder, capsys,
         (["--qrels", "empty.txt"], "empty"),
         (["--qrels", "five.txt"], "five.txt:1"),
         (["--qrels", "qrels.txt", "-m", "nDGC@10"], "nDGC@10"),
+        (["--qrels", "qrels.txt", "-m", "AP", "RR@10"], "RR@10 is a measure: give it as -m RR@10"),
         (["--qrels", "qrels.txt", "--output", "nowhere/table.txt"], "nowhere"),
         (["--qrels", "qrels.txt", "--output", "folder"], "folder"),
         (["--qrels", "qrels.txt", "--plot", "a.png"], "--plot needs two runs"),

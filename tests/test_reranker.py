@@ -107,6 +107,20 @@ def test_it_is_made_from_an_adapter_or_a_model(tmp_path: Path) -> None:
     assert trained.rerank("how far", PASSAGES) != plain.rerank("how far", PASSAGES)
 
 
+@pytest.mark.parametrize("query", ["", " \t\n"])
+def test_a_blank_query_is_an_error(reranker: Reranker, query: str) -> None:
+    with pytest.raises(InputError, match="the query is blank"):
+        reranker.rerank(query, PASSAGES)
+
+
+@pytest.mark.parametrize(
+    "method, settings", [("qpeft-a", {}), ("rankllama", {}), ("hard-prompt", {"soft_prompt": True})]
+)
+def test_what_must_be_trained_is_not_made_of_random_weights(method: str, settings: dict) -> None:
+    with pytest.raises(InputError, match=f"the method {method} must be trained"):
+        Reranker.from_model(tiny_base(), method, settings=settings)
+
+
 def test_a_pair_that_does_not_fit_is_an_error(reranker: Reranker) -> None:
     with pytest.raises(PairError) as error:
         reranker.score([("how far", PASSAGES[0]), ("far " * 1000, PASSAGES[0])])

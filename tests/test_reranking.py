@@ -123,6 +123,16 @@ def test_skipping_loses_nothing_and_tells_of_each() -> None:
     assert list(rerank(rankings, TOPICS, PASSAGES, ByLength(), missing="skip")) == found
 
 
+def test_a_blank_topic_is_one_without_text() -> None:
+    rankings, topics = [ranking("1", "012"), ranking("2", "012")], TOPICS | {"2": " \t"}
+    with pytest.raises(MissingTopicError, match="topic '2' of the run has no text in the topics"):
+        list(rerank(rankings, topics, PASSAGES, ByLength()))
+    heard: list[QpeftError] = []
+    found = list(rerank(rankings, topics, PASSAGES, ByLength(), missing="skip", on_missing=heard.append))
+    assert order(found[0]) == "201" and found[1] == rankings[1]
+    assert [(type(error), error.qid) for error in heard] == [(MissingTopicError, "2")]
+
+
 def test_an_empty_run_and_nonsense_settings_are_errors() -> None:
     with pytest.raises(InputError, match="empty"):
         list(rerank([], TOPICS, PASSAGES, ByLength()))

@@ -75,14 +75,19 @@ def test_ids_stay_strings():
     assert list(read('{"id": 7, "text": "x"}\n{"id": "07", "text": "y"}\n')) == ["7", "07"]
 
 
-def test_a_text_may_have_tabs():
-    assert read("1\ta\tb\n") == {"1": "a\tb"}
+@pytest.mark.parametrize("header", ["qid\tquery", "id\ttext", "query_id\tquery", "QID\tText"])
+def test_a_header_is_no_topic(header):
+    assert read(f"{header}\n1\tone\n") == {"1": "one"}
+    assert list(read(f"1\tone\n{header}\n")) == ["1", header.split("\t")[0]]  # it is one on top only
 
 
 @pytest.mark.parametrize(
     "text, line, message",
     [
         ("1\tone\n\ntwo\n", 3, "no tab"),
+        ("1\tone\n2\ttwo\ttitle\n", 2, "expected qid<TAB>text, found 2 tabs"),
+        ('<?xml version="1.0"?>\n<topics>\n', 1, "XML without <top>"),
+        ('\n[{"id": "1", "text": "x"}]\n', 2, "a JSON array .* one object per line"),
         ("1\tone\n2\ttwo\n1\tagain\n", 3, "topic '1' comes twice"),
         ("1\tone\nq 2\ttwo\n", 2, "white space"),
         ("\tone\n", 1, "empty or has white space"),
@@ -143,7 +148,7 @@ def test_a_name_that_is_no_file_is_asked_of_pyserini(monkeypatch):
 def test_written_topics_are_read_again(tmp_path):
     write_topics(TOPICS, tmp_path / "topics.tsv")
     assert read_topics(tmp_path / "topics.tsv") == TOPICS
-    write_topics({"1": "two\r\nlines\n"}, tmp_path / "topics.tsv")
+    write_topics({"1": "two\t\r\nlines\n"}, tmp_path / "topics.tsv")
     assert read_topics(tmp_path / "topics.tsv") == {"1": "two lines"}
     with pytest.raises(InputError, match="'a b'"):
         write_topics({"a b": "x"}, tmp_path / "topics.tsv")

@@ -297,6 +297,14 @@ def test_qrels_are_grades_by_topic_and_document(tmp_path):
     assert read_qrels(tmp_path / "again.txt") == expected
 
 
+def test_qrels_as_beir_gives_them_have_three_columns_below_a_header(tmp_path):
+    text = "query-id\tcorpus-id\tscore\r\n007\td1\t1\r\n007\td2\t0\r\nq2\td1\t2\r\n"
+    path = file_of(tmp_path, "\ufeff" + text, "test.tsv")
+    assert read_qrels(path) == {"007": {"d1": 1, "d2": 0}, "q2": {"d1": 2}}
+    with pytest.raises(FormatError, match=r"test.tsv:5: expected 3 columns \(qid docid grade\), found 4"):
+        read_qrels(file_of(tmp_path, text + "q2 0 d2 1\n", "test.tsv"))
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [

@@ -4,19 +4,11 @@ the same documents, order and scores as Pyserini's own search.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from qpeft_rerank.cli.options import Verb, option
 from qpeft_rerank.cli.shared_options import OutputRunOptions, TopicsOptions, check_output
 from qpeft_rerank.errors import InputError
-
-if TYPE_CHECKING:
-    from qpeft_rerank.trec import Ranking
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -39,6 +31,7 @@ class Bm25Options(OutputRunOptions, TopicsOptions):
 def run(options: Bm25Options) -> None:
     """Search and write, topic by topic."""
     from qpeft_rerank.bm25 import search
+    from qpeft_rerank.cli.missing import report_empty
     from qpeft_rerank.cli.progress import with_progress
     from qpeft_rerank.trec import write_run
 
@@ -46,7 +39,7 @@ def run(options: Bm25Options) -> None:
     index = options.index or (collection.required("index") if collection else None)
     if index is None:
         raise InputError("no index given: name it with --index, or a collection file with -c")
-    check_output(options.output)
+    check_output(options.output, options.topics)
     topics = options.read_topics()
     rankings = search(
         index,
@@ -58,18 +51,8 @@ def run(options: Bm25Options) -> None:
         threads=options.threads,
         remove_query=options.remove_query,
     )
-    empty: list[str] = []
-
-    def noted(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
-        for ranking in rankings:
-            if not ranking.docs:
-                empty.append(ranking.qid)
-            yield ranking
-
-    shown = with_progress(noted(rankings), "bm25", " topics", len(topics))
-    write_run(shown, options.output, options.runtag or "bm25")
-    if empty:
-        _log.info("%d of %d topics found nothing, such as %r", len(empty), len(topics), empty[0])
+    shown = with_progress(rankings, "bm25", " topics", len(topics))
+    write_run(report_empty(shown), options.output, options.runtag or "bm25")
 
 
 VERB = Verb(

@@ -36,8 +36,9 @@ def run(options: DenseOptions) -> None:
     """Search and write, topic by topic."""
     if options.index is None:
         raise InputError("no index given: name the folder of a dense index with --index")
-    check_output(options.output)
+    check_output(options.output, options.topics)
 
+    from qpeft_rerank.cli.missing import report_empty
     from qpeft_rerank.cli.progress import with_progress
     from qpeft_rerank.dense.search import encoder_of, open_dense_index, search_dense, set_effort
     from qpeft_rerank.trec import write_run
@@ -55,7 +56,7 @@ def run(options: DenseOptions) -> None:
         remove_query=options.remove_query,
     )
     shown = with_progress(rankings, "dense", " topics", len(topics))
-    write_run(shown, options.output, options.runtag or "dense")
+    write_run(report_empty(shown), options.output, options.runtag or "dense")
 
 
 VERB = Verb(

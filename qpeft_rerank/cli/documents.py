@@ -44,7 +44,7 @@ def cut(options: CutOptions) -> None:
 
     if options.corpus is None:
         raise InputError("no corpus given: name it with --corpus")
-    check_output(options.output)
+    check_output(options.output, options.corpus)
     documents, windows = cut_corpus(
         read_corpus(options.corpus),
         options.output,
@@ -69,7 +69,7 @@ def join(options: JoinOptions) -> None:
 
     kind, best = options.kind_and_best()
     source = options.run_source()
-    check_output(options.output)
+    check_output(options.output, source)
     rankings = document_run(read_run(source), kind, best, options.separator, options.hits)
     write_run(rankings, options.output, options.runtag or kind)
 

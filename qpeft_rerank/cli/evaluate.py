@@ -3,10 +3,13 @@
 Several runs give one table with differences from the first run, a paired t-test and the Holm correction.
 Measures go by both names that are in use: nDCG@10, RR@10, R@100, AP, P@30, Success@5, or ndcg_cut.10,
 recip_rank, recall.100, map.
+
+So that run.* can be given, RUN.json is skipped where RUN is given too: it is the record that rerank wrote.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +64,13 @@ def run(options: EvaluateOptions) -> None:
 
     measures = options.measure or list(DEFAULT_MEASURES)
     parse_measures(measures)  # a wrong name is said before anything is read
-    runs = options.runs or [stdin_run()]
+    runs = _without_records(options.runs) or [stdin_run()]
+    _check_names(runs)
     if runs.count("-") > 1:
         raise InputError("stdin ('-') can be read once only")
     if options.qrels == "-" and "-" in runs:
         raise InputError("the run and the qrels cannot both come from stdin")
-    check_output(options.output)
+    check_output(options.output, *runs, options.qrels)
     if options.plot is not None:
         if len(runs) < 2:
             raise InputError("--plot needs two runs or more: it shows differences from the first")
@@ -82,6 +86,24 @@ def run(options: EvaluateOptions) -> None:
         table.write(format_report(evaluations, options.format, options.per_topic))
     if options.plot is not None:
         _plot(evaluations, options.plot)
+
+
+def _without_records(runs: Sequence[str]) -> list[str]:
+    return [run for run in runs if not (run.endswith(".json") and run.removesuffix(".json") in runs)]
+
+
+def _check_names(runs: Sequence[str]) -> None:
+    """Raise `InputError` for a measure in the place of a run: other tools take several after one -m."""
+    from qpeft_rerank.measures import parse_measures
+
+    for run in runs:
+        if run == "-" or os.path.exists(run):
+            continue
+        try:
+            parse_measures([run])
+        except InputError:
+            continue  # a run that is not there, which is said where it is read
+        raise InputError(f"{run} is a measure: give it as -m {run}")
 
 
 def _plot(evaluations: Sequence[Evaluation], plot: str) -> None:

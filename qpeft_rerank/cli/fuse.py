@@ -3,19 +3,19 @@
 Weights are equal, or given with --weights, or tuned: with --tune, the runs are of topics with qrels (those of
 the split dev, with -c), and the weights are taken that are best by the measure. Each try is said on stderr.
 --save keeps the weights and their settings in a file; --weights takes it for the runs of other topics. The
-fused run is written in any case.
+fused run is written in any case. Topics that only some of the runs have are kept, and their number is said.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qpeft_rerank.cli.options import Verb, borrowed, option, several
 from qpeft_rerank.cli.shared_options import OutputRunOptions, QrelsOptions, check_output
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.errors import InputError, examples
 from qpeft_rerank.fusion import FusionConfig
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class FuseOptions(OutputRunOptions, TuneOptions):
 def run(options: FuseOptions) -> None:
     """Fuse and write."""
     options.check()
-    check_output(options.output)
+    check_output(options.output, *options.runs)
 
     from qpeft_rerank.fusion import pool_runs
     from qpeft_rerank.trec import read_run, write_run
@@ -106,8 +106,25 @@ def run(options: FuseOptions) -> None:
     pools: Iterable[Pool] = pool_runs([read_run(run) for run in options.runs], config)
     if options.tune:
         weights, pools = _tuned(options, config, pools)
-    rankings = (pool.ranking(weights, options.hits) for pool in pools)
-    write_run(rankings, options.output, options.runtag or config.method)
+    partly: list[str] = []
+    rankings = (pool.ranking(weights, options.hits) for pool in _noting_partly_found(pools, partly))
+    topics = write_run(rankings, options.output, options.runtag or config.method)
+    if partly:
+        _log.info(
+            "%d of %d topics are not in all %d runs: %s",
+            len(partly),
+            topics,
+            len(options.runs),
+            examples(partly),
+        )
+
+
+def _noting_partly_found(pools: Iterable[Pool], partly: list[str]) -> Iterator[Pool]:
+    """The same pools; the topics that a run lacks are noted in ``partly``."""
+    for pool in pools:
+        if pool.found_in < len(pool.scores):
+            partly.append(pool.qid)
+        yield pool
 
 
 def _tuned(
@@ -121,7 +138,7 @@ def _tuned(
     measure = options.measure or "nDCG@10"
     parse_measures([measure])  # what is wrong with the flags is said before the runs are read
     if options.save is not None:
-        check_output(options.save)
+        check_output(options.save, *options.runs, options.qrels)
     source = options.qrels_source()
     qrels, pools = read_qrels(source), list(pools)
 

@@ -1,13 +1,31 @@
-"""What has no text, as the user hears of it: the first few by name, all by number."""
+"""What has no text, or found nothing, as the user hears of it: the first few by name, all by number."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from qpeft_rerank.errors import MissingTopicError, QpeftError
 
+if TYPE_CHECKING:
+    from qpeft_rerank.trec import Ranking
+
 _log = logging.getLogger(__name__)
 SHOWN = 5  # lines about missing topics and passages; the rest is only counted
+
+
+def report_empty(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
+    """The rankings of a first stage; at their end, how many topics found nothing, if any."""
+    empty: list[str] = []
+    total = 0
+    for ranking in rankings:
+        total += 1
+        if not ranking.docs:
+            empty.append(ranking.qid)
+        yield ranking
+    if empty:
+        _log.info("%d of %d topics found nothing, such as %r", len(empty), total, empty[0])
 
 
 class Missing:

@@ -152,10 +152,11 @@ class RerankOptions(
 def run(options: RerankOptions) -> None:
     """Rerank and write."""
     options.check()
-    check_output(options.output)
     source = options.run_source()
+    check_output(options.output, source, options.topics, options.corpus)
 
     from qpeft_rerank.cli.progress import progress_bar
+    from qpeft_rerank.files import content_sha256
     from qpeft_rerank.reranking import plan_window, rerank
     from qpeft_rerank.resume import write_resumably
     from qpeft_rerank.trec import read_run, write_run
@@ -163,6 +164,8 @@ def run(options: RerankOptions) -> None:
     topics = options.read_topics()
     # Before the model is loaded, which may take minutes: is there anything to rerank, and a text for it?
     rankings = read_run(source)
+    if options.missing == "skip":
+        rankings = _with_a_topic(rankings, topics)
     first = next(rankings, None)
     if first is None:
         raise InputError("the run is empty: there is nothing to rerank")
@@ -202,13 +205,32 @@ def run(options: RerankOptions) -> None:
                 stage,
                 options.output,
                 tag,
-                _settings(options, described, topics, passages, source, tag),
+                _settings(options, described, topics, passages, content_sha256(source), tag),
                 window,
                 options.resume,
                 expect,
-                {"processes": options.processes},
+                {"processes": options.processes, "run": source},
             )
     missing.report()
+
+
+def _with_a_topic(rankings: Iterator[Ranking], topics: Mapping[str, str]) -> Iterator[Ranking]:
+    """The rankings. Raises `InputError` where none is of a topic with text: then the topics are others.
+
+    Those before the first such topic are held back, so that nothing is written of a run that has none.
+    """
+    held: list[Ranking] = []
+    for ranking in rankings:
+        held.append(ranking)
+        if topics.get(ranking.qid, "").strip():
+            yield from held
+            yield from rankings
+            return
+    if held:
+        raise InputError(
+            f"not one topic of the run has a text in the topics (the first is {held[0].qid!r}): "
+            "are they of another split?"
+        )
 
 
 def _pairs(source: str, depth: int, skipped_topics: int) -> int | None:
@@ -229,17 +251,18 @@ def _settings(
     described: Mapping[str, Any],
     topics: Mapping[str, str],
     passages: Passages,
-    source: str,
+    run_sha256: str | None,
     tag: str,
 ) -> dict[str, Any]:
     """All that the scores depend on: for the record beside the run, and as a condition of resuming it."""
     return {
-        "run": source,
+        "run_sha256": run_sha256,
         "topics": options.topics,
         "topics_sha256": hashlib.sha256(json.dumps(topics).encode()).hexdigest(),
         "collection": options.collection,
         "split": options.split,
         "passages": passages.name,
+        "passages_fingerprint": getattr(passages, "fingerprint", None),
         "adapter": options.adapter,
         **described,
         "depth": options.depth,

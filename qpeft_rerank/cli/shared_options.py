@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,10 @@ class OutputRunOptions:
     output: str = option("-", "run file to write (.gz: compressed; default: stdout)", metavar="FILE")
     runtag: str | None = option(None, "last column of the run (default: name of the method)", metavar="TAG")
 
+    def __post_init__(self) -> None:
+        if self.runtag and re.search(r"\s", self.runtag, re.ASCII):  # now, not when a model has been loaded
+            raise InputError(f"--runtag: {self.runtag!r} has white space: it is one column of the run")
+
 
 def stdin_run() -> str:
     """ "-", or an `InputError` where nothing is piped in and a terminal would wait for typing for ever."""
@@ -208,11 +213,14 @@ def stdin_run() -> str:
     return "-"
 
 
-def check_output(output: str) -> None:
-    """Say now, not after hours of work, that a file cannot be written there."""
+def check_output(output: str, *inputs: str | None) -> None:
+    """Say now, not after hours of work, that a file cannot be written there, or would replace an input."""
     path, folder = Path(output), Path(output).parent
     if output == "-" or path.exists() and not path.is_file() and not path.is_dir():
         return  # stdout, a device or a pipe
+    for source in inputs:
+        if source is not None and path.is_file() and os.path.exists(source) and path.samefile(source):
+            raise InputError(f"{output}: is the input {source}: write to another file")
     if not folder.is_dir():
         raise InputError(f"{output}: there is no folder {folder}")
     if path.is_dir():

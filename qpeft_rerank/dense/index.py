@@ -121,7 +121,7 @@ def check_target(target: Path, overwrite: bool) -> None:
         if not is_dense_index(target):
             raise InputError(f"{target}: the folder is not empty and not a dense index")
         if not overwrite:
-            raise InputError(f"{target}: there is a dense index already, and it is not to be overwritten")
+            raise InputError(f"{target}: there is a dense index already; --overwrite replaces it")
     elif target.exists() and not target.is_dir():
         raise InputError(f"{target}: a file is in the place of the index")
 

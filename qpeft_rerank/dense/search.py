@@ -97,7 +97,8 @@ def search_dense(
 ) -> Iterator[Ranking]:
     """Search topics; yield one ranking per topic, in the order of the topics, as they are found.
 
-    Scores are inner products; equal ones are ordered as trec_eval orders them, by docid, descending.
+    Scores are inner products; equal ones are ordered as trec_eval orders them, by docid, descending. A topic
+    without text gives a ranking without documents.
 
     Args:
         index: an open index, or its folder.
@@ -136,14 +137,19 @@ def _search_all(
     wanted = min(hits + 1 if remove_query else hits, len(index.docids))
     remaining = iter(topics.items())
     while chunk := list(islice(remaining, TOPICS)):
-        queries = encoder.encode_queries([text for _, text in chunk])
-        faiss.omp_set_num_threads(threads)
-        scores, places = index.faiss.search(np.ascontiguousarray(queries, dtype=np.float32), wanted)
-        for (qid, _), row, found in zip(chunk, scores.tolist(), places.tolist(), strict=True):
-            docs = [(score, index.docids[place]) for score, place in zip(row, found) if place >= 0]
-            docs.sort(reverse=True)
-            kept = (ScoredDoc(docid, score) for score, docid in docs if not (remove_query and docid == qid))
-            yield Ranking(qid, list(islice(kept, hits)))
+        asked = {qid: text for qid, text in chunk if text.strip()}
+        rankings: dict[str, list[ScoredDoc]] = {}
+        if asked:
+            queries = encoder.encode_queries(list(asked.values()))
+            faiss.omp_set_num_threads(threads)
+            scores, places = index.faiss.search(np.ascontiguousarray(queries, dtype=np.float32), wanted)
+            for qid, row, found in zip(asked, scores.tolist(), places.tolist(), strict=True):
+                docs = [(score, index.docids[place]) for score, place in zip(row, found) if place >= 0]
+                docs.sort(reverse=True)
+                kept = (ScoredDoc(id_, score) for score, id_ in docs if not (remove_query and id_ == qid))
+                rankings[qid] = list(islice(kept, hits))
+        for qid, _ in chunk:
+            yield Ranking(qid, rankings.get(qid, []))
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

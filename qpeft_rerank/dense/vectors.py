@@ -139,7 +139,7 @@ def corpus_size(folder: str | Path) -> tuple[int, int]:
     read_manifest(folder)
     done = sorted(folder.glob("shards-*-of-*.json"))
     if not done:
-        raise InputError(f"{folder}: the encoding is not finished: resume it")
+        raise InputError(f"{folder}: the encoding is not finished: resume it (--resume)")
     found = {_size(path) for path in done}
     if len(found) > 1:
         raise InputError(f"{folder}: its shards were made of corpora of different sizes: {sorted(found)}")
@@ -195,7 +195,7 @@ def _begin(
         raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
     there = [int(path.stem.rpartition("-")[2]) for path in folder.glob("vectors-[0-9]*.npy")]
     if not resume and any(number % of == shard for number in there):  # those of other machines may be there
-        raise InputError(f"{folder} holds vectors already: resume, or choose another folder")
+        raise InputError(f"{folder} holds vectors already: resume (--resume), or choose another folder")
     if (folder / MANIFEST).is_file():
         before = read_manifest(folder)["settings"]
         _same_settings(before, json.loads(json.dumps(settings)), folder)

@@ -8,6 +8,7 @@ its tokenizer: scores of another base model would be noise, so loading on one is
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.methods import make_scorer
 from qpeft_rerank.models.rankllama import open_checkpoint
 from qpeft_rerank.models.scorer import Scorer
+from qpeft_rerank.training.folder import CHECKPOINT, has_checkpoint
 from qpeft_rerank.version import __version__
 
+_log = logging.getLogger(__name__)
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "adapter_config.json", "adapter_model.safetensors", "README.md"
 FORMAT = "qpeft-rerank adapter 1"
 _FINGERPRINT = "base_model.fingerprint"
@@ -116,6 +119,8 @@ def load_adapter(
     config = read_config(folder)
     settings = AdapterConfig.from_dict(config["settings"], folder / CONFIG_FILE)
     trained_on = config["base_model"]
+    if has_checkpoint(folder / CHECKPOINT):  # it goes when the training is done
+        _log.warning("%s: this training is not finished; its best weights so far are used", folder)
     weights = _read_weights(folder, config)  # before the base model, which may take minutes
     if base is None:
         options = {"lora": trained_on.get("lora"), "revision": trained_on.get("revision")} | base_options

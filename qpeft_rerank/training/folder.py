@@ -31,7 +31,7 @@ def check_folder(output: str | Path, resume: bool = False) -> None:
     if has_checkpoint(output / CHECKPOINT):
         if not resume:
             raise InputError(
-                f"{output} holds an unfinished training: resume it or remove {output / CHECKPOINT}"
+                f"{output} holds an unfinished training: resume it (--resume) or remove {output / CHECKPOINT}"
             )
     elif (output / RECORD_FILE).exists():
         raise InputError(f"{output} holds a finished training: choose another folder or remove it")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError
+from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError, examples
 from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.trec import Ranking
 
@@ -56,8 +56,9 @@ def training_topics(
     Raises:
         InputError: no topic can be used. MissingTopicError: one that could has no text.
     """
-    usable = []
+    usable, seen = [], []
     for qid, docs in run:
+        seen.append(qid)
         grades = qrels.get(qid, {})
         positives = sorted(docid for docid, grade in grades.items() if grade >= 1)
         negatives = [doc.docid for doc in docs[:depth] if grades.get(doc.docid, 0) < 1]
@@ -66,6 +67,11 @@ def training_topics(
                 raise MissingTopicError(qid)
             usable.append(TrainingTopic(qid, topics[qid], positives, negatives))
     if not usable:
+        if seen and qrels and qrels.keys().isdisjoint(seen):
+            raise InputError(
+                "the run and the qrels have no topic in common: "
+                f"the run has {examples(seen)}, the qrels {examples(qrels)}"
+            )
         raise InputError(
             "no topic of the run has both a relevant passage in the qrels and a candidate that is not"
         )

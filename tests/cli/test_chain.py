@@ -68,6 +68,69 @@ def test_resume_under_other_settings_is_an_error_that_names_them(collection, tin
     assert "depth was 100 and is now 3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    "file, before, after, what",
+    [
+        ("run.txt", " 9 bm25", " 8.5 bm25", "the run has"),
+        ("corpus.jsonl", "nectar", "honey", "the passages have"),
+    ],
+    ids=["run", "corpus"],
+)
+def test_what_has_changed_since_is_not_resumed(
+    collection, tiny_model, capsys, file, before, after, what, finished
+):
+    assert rerank("run.txt", "--window", "1", "--output", "out.txt", model=tiny_model) == 0
+    if not finished:
+        lines = (collection / "out.txt").read_text().splitlines(keepends=True)
+        (collection / "out.txt.partial").write_text("".join(lines[:11]))
+        (collection / "out.txt").unlink()
+        (collection / "out.txt.json").rename(collection / "out.txt.partial.json")
+    again = ["--window", "1", "--output", "out.txt", "--resume"]
+    text = (collection / file).read_text()
+    (collection / file).write_text(text.replace(before, after))
+    assert rerank("run.txt", *again, model=tiny_model) == 2
+    assert f"cannot resume: {what} changed" in capsys.readouterr().err
+    if file == "run.txt":  # a run is known by its content
+        (collection / "same.txt").write_text(text)
+        assert rerank("./same.txt", *again, model=tiny_model) == 0
+        assert len((collection / "out.txt").read_text().splitlines()) == len(text.splitlines())
+
+
+def test_a_run_of_another_split_is_an_error_also_where_topics_may_be_missing(collection, tiny_model, capsys):
+    (collection / "other.tsv").write_text("1\t\n50\tanother question\n")
+    skip = ["run.txt", "--topics", "other.tsv", "--missing", "skip", "--output", "out.txt"]
+    before = {p.name for p in collection.iterdir()}
+    assert rerank(*skip, model="nowhere/model") == 2  # said before a model is loaded
+    err = capsys.readouterr().err
+    assert "not one topic of the run has a text" in err and "'1'" in err and len(err.splitlines()) == 1
+    assert {p.name for p in collection.iterdir()} == before
+    with (collection / "other.tsv").open("a") as topics:
+        topics.write("007\tlast of the run\n")
+    assert rerank(*skip, model=tiny_model) == 0
+    assert list(load_run("out.txt")) == ["1", "2", "3", "007"]
+
+
+def test_an_input_is_not_replaced(collection, tiny_model, capsys):
+    (collection / "link.txt").symlink_to("run.txt")
+    (collection / "windows.txt").write_text("1 Q0 a#1 1 9 x\n")
+    before = {p.name: p.read_bytes() for p in collection.iterdir()}
+    flags = ["-c", "small.toml", "--model", tiny_model]
+    for arguments, output in [
+        (["rerank", "run.txt", *flags], "run.txt"),
+        (["rerank", "run.txt", *flags], "./link.txt"),
+        (["rerank", "run.txt", *flags, "--topics", "topics.tsv"], "topics.tsv"),
+        (["fuse", "windows.txt", "run.txt"], "run.txt"),
+        (["documents", "join", "windows.txt"], "windows.txt"),
+        (["documents", "cut", "--corpus", "corpus.jsonl"], "corpus.jsonl"),
+        (["evaluate", "run.txt", "--qrels", "qrels.txt"], "run.txt"),
+    ]:
+        assert main([*arguments, "--output", output]) == 2, arguments
+        err = capsys.readouterr().err
+        assert f"{output}: is the input" in err and len(err.splitlines()) == 1
+    assert {p.name: p.read_bytes() for p in collection.iterdir()} == before
+
+
 WRONG_RERANK = [
     (["no.txt"], "no.txt"),
     (["empty.txt"], "the run is empty: there is nothing to rerank"),

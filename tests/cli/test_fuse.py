@@ -43,6 +43,14 @@ def test_one_run_may_come_through_a_pipe(runs, capsys, monkeypatch):
     assert capsys.readouterr().out == (runs / "out.txt").read_text()
 
 
+def test_topics_that_a_run_lacks_are_kept_and_said(runs, capsys):
+    (runs / "part.txt").write_text("1 Q0 a 1 2.0 part\n3 Q0 a 1 2.0 part\n9 Q0 a 1 2.0 part\n")
+    assert main(["fuse", "good.txt", "bad.txt", "part.txt", "--output", "out.txt"]) == 0
+    said = "qpeft fuse: 3 of 5 topics are not in all 3 runs: '007', '2', '9'\n"
+    assert capsys.readouterr() == ("", said)
+    assert set(load_run("out.txt")) == {*GOOD, "9"}
+
+
 def test_weights_are_tuned_said_saved_and_used_again(runs, capsys):
     tune = [
         "fuse",

@@ -53,6 +53,16 @@ def test_vectors_index_and_run_follow_one_another(folder, capsys):
         assert [doc.score for doc in run[qid].docs] == pytest.approx([score for score, _ in best], abs=1e-5)
 
 
+def test_topics_that_find_nothing_are_counted(folder, capsys):
+    assert encode() == 0 and main(["dense-index", "vectors", "--output", "index"]) == 0
+    (folder / "blank.tsv").write_text("1\tbees\n2\t\n")
+    capsys.readouterr()
+    assert main(["dense", "-c", "small.toml", "--index", "index", "--topics", "blank.tsv"]) == 0
+    out, err = capsys.readouterr()
+    assert {line.split()[0] for line in out.splitlines()} == {"1"}
+    assert "1 of 2 topics found nothing, such as '2'" in err
+
+
 def test_shards_of_two_machines_make_one_index(folder, capsys):
     assert encode("--shard-passages", "1", "--shard", "1", "--of", "2") == 0
     assert "vectors of 1 of 3 passages, shard 1 of 2" in capsys.readouterr().err

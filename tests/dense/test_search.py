@@ -110,6 +110,15 @@ def test_how_hard_an_index_looks_is_kept_in_it_and_can_be_changed(vectors, tmp_p
         set_effort(open_dense_index(flat), ef_search=50)
 
 
+def test_a_blank_topic_finds_nothing(flat):
+    topics = {"a": "query 1", "b": " ", "c": "query 2"}
+    found = {ranking.qid: ranking.docs for ranking in search_dense(flat, topics, Known(), hits=HITS)}
+    whole = {ranking.qid: ranking.docs for ranking in search_dense(flat, TOPICS, Known(), hits=HITS)}
+    assert list(found) == list(topics) and found["b"] == []
+    assert found["a"] == whole["q1"] and found["c"] == whole["q2"]
+    assert [ranking.docs for ranking in search_dense(flat, {"b": ""}, Known())] == [[]]
+
+
 def test_threads_change_nothing(flat):
     one = list(search_dense(flat, TOPICS, Known(), hits=HITS))
     assert list(search_dense(flat, TOPICS, Known(), hits=HITS, threads=2)) == one
@@ -155,7 +164,7 @@ def test_an_index_that_is_not_possible_is_an_error_and_no_folder(vectors, tmp_pa
 
 
 def test_an_index_is_replaced_only_when_asked(vectors, flat, tmp_path):
-    with pytest.raises(InputError, match="not to be overwritten"):
+    with pytest.raises(InputError, match="--overwrite"):
         build_dense_index(vectors, flat)
     build_dense_index(vectors, flat, overwrite=True)
     (tmp_path / "mine.txt").write_text("text")

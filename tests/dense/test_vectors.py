@@ -128,7 +128,7 @@ CHANGES = [
     ({"vector_type": "float16"}, "vectors differs"),
     ({"passages": PASSAGES[1:]}, "of another corpus"),
     ({"passages": [p._replace(title="New") for p in PASSAGES]}, "0 in .* of another corpus"),
-    ({"resume": False}, "resume, or choose another folder"),
+    ({"resume": False}, r"resume \(--resume\), or choose another folder"),
 ]
 
 

@@ -27,6 +27,7 @@ from qpeft_rerank.models.batch import collate
 from qpeft_rerank.models.config import LIKELIHOOD_METHODS
 from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.passages import Passage
+from qpeft_rerank.training.checkpoint import save_checkpoint
 
 PAIRS = [("how far", Passage("d", "Bees", "they fly far")), ("salt", Passage("d", "", "roads of the desert"))]
 
@@ -94,6 +95,19 @@ def test_the_weight_that_training_chose_is_saved_again(
     keep_weight(adapter, 0.3)
     again = save_adapter(tmp_path / "again", load_adapter(adapter, base))
     assert load_adapter(again, base).weight == 0.3
+
+
+def test_an_adapter_whose_training_was_killed_is_used_with_a_warning(
+    base: BaseModel, adapter: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_adapter(adapter, base)
+    assert not caplog.records
+    scorer = tiny_scorer(base, "qpeft-r", k=3)
+    weights = scorer.trained_parameters()
+    save_checkpoint(adapter / "checkpoint", {"step": 1}, weights, torch.optim.AdamW(weights.values()))
+    load_adapter(adapter, base)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and f"{adapter}: this training is not finished" in record.message
 
 
 def test_an_adapter_of_an_fp32_model_loads_on_the_same_in_bf16(

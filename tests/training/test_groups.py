@@ -50,6 +50,11 @@ def test_topics_with_nothing_to_learn_from_are_left_out() -> None:
         usable(RUN, {"0": {"d0": 0}})
 
 
+def test_a_run_and_qrels_of_other_topics_are_shown_with_examples() -> None:
+    with pytest.raises(InputError, match="no topic in common: the run has '0', '1', the qrels 'q0'"):
+        usable(RUN[:2], {"q0": {"d1": 1}})
+
+
 def test_a_topic_without_text_is_an_error_that_names_it() -> None:
     with pytest.raises(MissingTopicError, match="'99'"):
         usable([Ranking("99", RUN[0].docs)], {"99": {"d1": 1}})

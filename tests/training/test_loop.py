@@ -162,7 +162,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     with pytest.raises(Killed):
         run(base, output, CAREFUL, settings=DROPOUT, listener=Listener(on_step=kill))
     with (
-        pytest.raises(InputError, match="resume it")
+        pytest.raises(InputError, match=r"resume it \(--resume\)")
         if moment != "in the first epoch"
         else pytest.raises(Killed)
     ):
