@@ -66,7 +66,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: str | PathLike[str] | IO | Iterable[Ranking],
+    run: str | PathLike[str] | IO | Iterable[Ranking] | Mapping[str, Mapping[str, float]],
     qrels: str | PathLike[str] | IO | Qrels,
     measures: Iterable[str] = DEFAULT_MEASURES,
     relevance_level: int = 1,
@@ -75,7 +75,8 @@ def evaluate(
     """Evaluate a run against qrels.
 
     Args:
-        run: a TREC run (path, "-" for stdin, or an open text file), or rankings.
+        run: a TREC run (path, "-" for stdin, or an open text file), rankings, or topic -> docid -> score, as
+            pytrec_eval takes it.
         qrels: TREC qrels (path, Pyserini name, or an open text file), or topic -> docid -> grade.
         measures: names in either spelling, see ``qpeft_rerank.measures``.
         relevance_level: the lowest grade that counts as relevant. It does not hold for measures that use the
@@ -250,13 +251,17 @@ def _judged_topics(qrels: str | PathLike[str] | IO | Qrels) -> dict[str, dict[st
     return judged
 
 
-def _topics(run: str | PathLike[str] | IO | Iterable[Ranking]) -> Iterator[tuple[str, dict[str, float]]]:
+def _topics(
+    run: str | PathLike[str] | IO | Iterable[Ranking] | Mapping[str, Mapping[str, float]],
+) -> Iterator[tuple[str, dict[str, float]]]:
     """(qid, docid -> score), topic by topic. Rankings get the checks that the reader of files makes."""
     if _is_source(run):
         from qpeft_rerank.trec import read_scores
 
         yield from read_scores(run)
         return
+    if isinstance(run, Mapping):
+        run = ((qid, list(scores.items())) for qid, scores in run.items())
     for qid, docs in run:
         try:
             scores = {docid: float(score) for docid, score in docs}

@@ -33,6 +33,14 @@ def test_a_topic_without_a_relevant_document_counts_zero_too():
     assert evaluate(run, {"1": {"a": 1}, "2": {"b": 0}}, ["RR"]).means == {"RR": 0.5}
 
 
+def test_a_run_may_be_what_pytrec_eval_takes():
+    run, qrels = {"1": {"a": 2.0, "b": 1.0}, "2": {"c": 0.5}}, {"1": {"b": 1}, "2": {"c": 1}}
+    rankings = [ranking("1", "a", "b"), ranking("2", "c")]
+    assert evaluate(run, qrels, ["RR"]).per_topic == evaluate(rankings, qrels, ["RR"]).per_topic
+    with pytest.raises(InputError, match="topic '1' has a score that is no number"):
+        evaluate({"1": {"a": None}}, qrels, ["RR"])
+
+
 def test_topics_that_are_not_judged_are_left_out_and_counted():
     run = [ranking("1", "a"), ranking("8", "a"), ranking("9", "a")]
     result = evaluate(run, {"1": {"a": 1}, "8": {}}, ["RR"])
