@@ -22,8 +22,9 @@ Source of prompts, loss and weights: the authors' code, FlagEmbedding, research/
 * T are the tokens of the text as it stands, without stopwords (`models.inputs.STOPWORDS`, there NLTK's) and
   without tokens that have neither letter nor digit; there the words are joined again and tokenised anew.
 
-The paper has other prompts with one token each, the end token, and no LM term (taken from a review that quotes
-it, not compared with the paper). That is the template ``llara-paper``, with lm_weight 0 and bag_weight 2:
+The paper has other prompts with one token each, the end token, and no LM term (taken from a review that
+quotes it, not compared with the paper). That is the template ``llara-paper``, with lm_weight 0 and bag_weight
+2:
 
     EBAE: {passage} The original sentence: </s>        EBAR: {passage} The next sentence: </s>
 
