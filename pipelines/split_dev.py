@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from qpeft_rerank.topics import read_topics, write_topics
@@ -32,18 +33,30 @@ def is_dev(docid: str) -> bool:
 
 def split(data: Path, output: Path) -> None:
     """Write topics and qrels of train, dev and test to ``output``."""
-    output.mkdir(parents=True, exist_ok=True)
     topics, qrels = read_topics(data / "topics.train.tsv"), read_qrels(data / "qrels.train.txt")
     tested = {docid for grades in read_qrels(data / "qrels.test.txt").values() for docid in grades}
-    parts: dict[str, list[str]] = {"train": [], "dev": []}
+    parts: dict[str, set[str]] = {"train": set(), "dev": set()}
     for qid, grades in qrels.items():
         if not tested & grades.keys():
             kinds = {is_dev(docid) for docid in grades}
             if len(kinds) == 1:
-                parts["dev" if kinds == {True} else "train"].append(qid)
+                parts["dev" if kinds == {True} else "train"].add(qid)
+    write_split(parts, topics, qrels, data, output)
+
+
+def write_split(
+    parts: Mapping[str, Collection[str]],
+    topics: Mapping[str, str],
+    qrels: Mapping[str, Mapping[str, int]],
+    data: Path,
+    output: Path,
+) -> None:
+    """Write topics and qrels of each part, in the order of ``topics``, and those of test as they are."""
+    output.mkdir(parents=True, exist_ok=True)
     for name, qids in parts.items():
-        write_topics({qid: topics[qid] for qid in qids}, output / f"topics.{name}.tsv")
-        write_qrels({qid: qrels[qid] for qid in qids}, output / f"qrels.{name}.txt")
+        chosen = [qid for qid in topics if qid in qids]
+        write_topics({qid: topics[qid] for qid in chosen}, output / f"topics.{name}.tsv")
+        write_qrels({qid: qrels[qid] for qid in chosen}, output / f"qrels.{name}.txt")
     for name in ("topics.test.tsv", "qrels.test.txt"):
         shutil.copyfile(data / name, output / name)
 

@@ -12,17 +12,17 @@ name, to the half that has fewer topics so far.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 from pathlib import Path
 
-from qpeft_rerank.topics import read_topics, write_topics
-from qpeft_rerank.trec import read_qrels, write_qrels
+from split_dev import write_split
+
+from qpeft_rerank.topics import read_topics
+from qpeft_rerank.trec import read_qrels
 
 
 def split(data: Path, output: Path) -> None:
     """Write topics and qrels of train, dev and test to ``output``."""
-    output.mkdir(parents=True, exist_ok=True)
     topics, qrels = read_topics(data / "topics.dev.tsv"), read_qrels(data / "qrels.dev.txt")
     articles: dict[str, list[str]] = {}
     for qid, grades in qrels.items():
@@ -30,11 +30,7 @@ def split(data: Path, output: Path) -> None:
     halves: dict[str, set[str]] = {"train": set(), "dev": set()}
     for article in sorted(articles, key=lambda name: hashlib.sha1(name.encode()).hexdigest()):
         min(halves.values(), key=len).update(articles[article])
-    for name, qids in halves.items():
-        write_topics({qid: topics[qid] for qid in topics if qid in qids}, output / f"topics.{name}.tsv")
-        write_qrels({qid: qrels[qid] for qid in topics if qid in qids}, output / f"qrels.{name}.txt")
-    for name in ("topics.test.tsv", "qrels.test.txt"):
-        shutil.copyfile(data / name, output / name)
+    write_split(halves, topics, qrels, data, output)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,23 @@ def test_a_dev_split_is_made_of_train_passages(tmp_path: Path) -> None:
         assert set(read_qrels(tmp_path / "out" / f"qrels.{split}.txt")) == qids
 
 
+def test_dev_topics_are_split_by_article(tmp_path: Path) -> None:
+    docids = [f"{article}-{n:02}" for article in ("Bee", "Ice_age", "Map", "Tea", "Yak") for n in range(3)]
+    for split, names in (("dev", docids), ("test", ["Zoo-00"])):
+        (tmp_path / f"topics.{split}.tsv").write_text("".join(f"q{d}\twhat is {d}\n" for d in names))
+        (tmp_path / f"qrels.{split}.txt").write_text("".join(f"q{d} 0 {d} 1\n" for d in names))
+    script = ROOT / "pipelines" / "split_unread.py"
+    command = [sys.executable, str(script), str(tmp_path), str(tmp_path / "out")]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    halves = [list(read_topics(tmp_path / "out" / f"topics.{split}.tsv")) for split in ("train", "dev")]
+    assert sorted(map(len, halves)) == [6, 9] and sorted(halves[0] + halves[1]) == [f"q{d}" for d in docids]
+    articles = [{qid.rsplit("-", 1)[0] for qid in half} for half in halves]
+    assert not articles[0] & articles[1], "an article stays together"
+    for split, half in zip(("train", "dev"), halves, strict=True):
+        assert list(read_qrels(tmp_path / "out" / f"qrels.{split}.txt")) == half
+    assert list(read_topics(tmp_path / "out" / "topics.test.tsv")) == ["qZoo-00"]
+
+
 def ablations(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "pipelines" / "ablations.py"), *flags]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})

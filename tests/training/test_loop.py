@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import subprocess
-import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_training import DATA, DEV, PASSAGES, QRELS, RUN, TOPICS, Killed, changed, run
-from tiny_models import save_base, tiny_base
+from tiny_models import tiny_base
 
 from qpeft_rerank.errors import InputError, MissingPassageError
 from qpeft_rerank.evaluation import evaluate
@@ -313,61 +310,3 @@ def test_a_measure_that_does_not_exist_is_an_error_before_training(base: BaseMod
             listener=Listener(on_step=lambda *a: steps.append(1)),
         )
     assert not steps
-
-
-def test_bf16_autocast_trains_and_one_process_keeps_to_one_precision(base: BaseModel, tmp_path: Path) -> None:
-    from accelerate.state import AcceleratorState
-
-    run(base, tmp_path / "first", changed(epochs=1), dev=None)
-    with pytest.raises(InputError, match="mixed_precision"):
-        run(base, tmp_path / "adapter", changed(epochs=1, mixed_precision="bf16"))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    record = run(base, tmp_path / "adapter", changed(epochs=1, mixed_precision="bf16"))
-    assert all(math.isfinite(e["dev_loss"]) for e in record["epochs"])
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-SCRIPT = """
-import json, os, sys
-from pathlib import Path
-import torch
-import small_training
-from qpeft_rerank.models.base import load_base
-torch.set_num_threads(1)
-folder = Path(sys.argv[1])
-base = load_base(str(folder / "model"), device="cpu")
-training = small_training.changed(epochs=2, batch_size=1)
-record = small_training.run(base, folder / "adapter", training, settings={"lora_rank": 2})
-(folder / f"record.{os.environ['RANK']}").write_text(json.dumps(record["epochs"]))
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
-    save_base(tmp_path / "model")
-    (tmp_path / "script.py").write_text(SCRIPT)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(tmp_path / "script.py"),
-    ]
-    done = subprocess.run(
-        [*command, str(tmp_path)], env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    records = [json.loads((tmp_path / f"record.{rank}").read_text()) for rank in (0, 1)]
-    assert records[0] == records[1] and [e["epoch"] for e in records[0]] == [0, 1, 2]
-    assert records[0][2]["dev_loss"] < records[0][0]["dev_loss"]
-    loaded = load_adapter(tmp_path / "adapter", device="cpu")
-    assert (
-        loaded.config.method == "qpeft-a" and loaded.lora and (tmp_path / "adapter" / "run.dev.txt").exists()
-    )

@@ -1,0 +1,64 @@
+"""`qpeft convert`: to DPR's files and back."""
+
+import json
+
+import pytest
+
+from qpeft_rerank.cli.__main__ import main
+
+
+def test_convert_to_dpr_and_back(collection, capsys):
+    assert main(["convert", "to-dpr", "run.txt", "-c", "small.toml", "--output", "dpr.json"]) == 0
+    assert json.loads((collection / "dpr.json").read_text())[0]["question"] == "what do bees eat"
+    assert main(["convert", "dpr", "dpr.json", "--output", "back"]) == 0
+    assert (collection / "back" / "qrels.txt").read_text() == (collection / "qrels.txt").read_text()
+    assert (collection / "back" / "topics.tsv").read_text() == (collection / "topics.tsv").read_text()
+    assert (
+        main(
+            [
+                "convert",
+                "to-dpr",
+                "run.txt",
+                "-c",
+                "small.toml",
+                "--kind",
+                "retrieval",
+                "--answers",
+                "back/answers.jsonl",
+                "--output",
+                "retrieval.json",
+            ]
+        )
+        == 0
+    )
+    assert len(json.loads((collection / "retrieval.json").read_text())[0]["ctxs"]) == 8
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_may_be_named_like_a_form(collection, capsys):
+    main(["convert", "dpr", "--output", "dpr", "no.json"])
+    assert capsys.readouterr().err == "qpeft convert: error: JSON file not found: no.json\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        ([], "qpeft convert: error: name a form: dpr, to-dpr (see qpeft convert --help)"),
+        (["drp"], "qpeft convert: error: there is no form 'drp' (did you mean dpr?); there are dpr, to-dpr"),
+        (
+            ["--output", "nq", "dpr", "x.json"],
+            "qpeft convert: error: name the form first, before --output: "
+            "qpeft convert dpr or qpeft convert to-dpr",
+        ),
+        (["dpr"], "qpeft convert: error: no file given: name a DPR JSON file, or '-' for stdin"),
+        (["dpr", "x.json"], "qpeft convert: error: no folder given: name one with --output"),
+        (["dpr", "x.json", "--output", "back"], "qpeft convert: error: JSON file not found: x.json"),
+        (
+            ["to-dpr", "run.txt", "--topics", "topics.tsv", "--qrels", "qrels.txt", "--answers", "run.txt"],
+            "qpeft convert: error: run.txt:1: expected a JSON object with qid and answers",
+        ),
+    ],
+)
+def test_a_wrong_convert_is_one_line(collection, capsys, arguments, line):
+    assert main(["convert", *arguments]) == 2
+    assert capsys.readouterr() == ("", line + "\n")
