@@ -1,11 +1,12 @@
-"""Pictures: per-topic differences of two runs, curves of a training.
+"""Pictures: per-topic differences of two runs, measures by cutoff, curves of a training.
 
 The kind of picture goes by the ending of the path: png, pdf, svg. matplotlib is imported when one is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qpeft_rerank.errors import DependencyError, InputError
 from qpeft_rerank.evaluation import Evaluation
 from qpeft_rerank.files import replacing
-from qpeft_rerank.measures import EQUAL
+from qpeft_rerank.measures import EQUAL, Measure, parse_measures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,6 +59,56 @@ def plot_topic_differences(
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(title=f"equal: {len(differences) - wins - losses}")
     _save(figure, path)
+
+
+def plot_cutoffs(evaluations: Sequence[Evaluation], path: str | PathLike[str]) -> None:
+    """Draw how measures grow with their cutoff: a curve for each run, a panel for each measure.
+
+    Args:
+        evaluations: of runs by the same measures; those with two cutoffs or more are drawn (R@5, R@10 ...).
+        path: where to write the picture.
+
+    Raises:
+        InputError: no measure has two cutoffs, other measures or topics, a path that cannot be written.
+        DependencyError: matplotlib is missing.
+    """
+    first, *others = evaluations
+    for other in others:
+        if other.measures != first.measures or other.per_topic.keys() != first.per_topic.keys():
+            raise InputError(f"runs {first.name!r} and {other.name!r} have other measures or topics")
+    panels = measures_by_cutoff(first.measures)
+    figure = _figure(width=4.5 * len(panels))
+    for place, (name, measures) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        cutoffs = [measure.cutoff for measure in measures]
+        for evaluation in evaluations:
+            values = [evaluation.means[measure.spelling] for measure in measures]
+            axes.plot(cutoffs, values, marker="o", markersize=3, label=_plain(evaluation.name))
+        if cutoffs[0] > 0:  # IPrec's are recalls from 0
+            axes.set_xscale("log")  # what changes, changes at the first ranks
+        axes.set_xticks(cutoffs, map(str, cutoffs))
+        axes.minorticks_off()
+        axes.set_xlabel("cutoff")
+        axes.set_ylabel(f"{name}, mean over {first.judged} topics")
+        axes.grid(alpha=0.3)
+        if place == len(panels):
+            axes.legend()
+    _save(figure, path)
+
+
+def measures_by_cutoff(names: Iterable[str]) -> dict[str, list[Measure]]:
+    """Measures that are asked for with two cutoffs or more, by their name without it; smallest cutoff first.
+
+    Raises: InputError: there is none.
+    """
+    found: dict[str, list[Measure]] = {}
+    for measure in parse_measures(names):
+        if measure.cutoff is not None:
+            found.setdefault(re.sub(r"[@._][\d.]+$", "", measure.spelling), []).append(measure)
+    curves = {name: sorted(own, key=lambda m: m.cutoff) for name, own in found.items() if len(own) > 1}
+    if not curves:
+        raise InputError("no measure has two cutoffs, such as R@5 and R@10: there is no curve to draw")
+    return curves
 
 
 def plot_training(record: Mapping[str, Any], path: str | PathLike[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from qpeft_rerank.errors import DependencyError, InputError
 from qpeft_rerank.evaluation import Evaluation
-from qpeft_rerank.plots import plot_topic_differences, plot_training
+from qpeft_rerank.plots import measures_by_cutoff, plot_cutoffs, plot_topic_differences, plot_training
 
 RECORD = {
     "epochs": [
@@ -35,6 +35,24 @@ def test_topic_differences_are_drawn(tmp_path, kind):
     plot_topic_differences(BM25, QPEFT, "nDCG@10", tmp_path / f"picture.{kind}")
     assert (tmp_path / f"picture.{kind}").read_bytes().startswith(HEADS[kind])
     assert os.listdir(tmp_path) == [f"picture.{kind}"]
+
+
+def test_measures_are_drawn_by_cutoff(tmp_path):
+    names = ("R@20", "R@5", "nDCG@10", "success.1", "success.5")
+    assert {name: [m.cutoff for m in own] for name, own in measures_by_cutoff(names).items()} == {
+        "R": [5, 20],
+        "success": [1, 5],
+    }
+    runs = [
+        Evaluation(name, names, {"1": dict.fromkeys(names, 0.5)}, dict.fromkeys(names, 0.5), 1, 1, 0)
+        for name in ("one_$x$", "two")
+    ]
+    plot_cutoffs(runs, tmp_path / "picture.svg")
+    assert (tmp_path / "picture.svg").read_bytes().startswith(HEADS["svg"])
+    with pytest.raises(InputError, match=r"'one_\$x\$' and 'q' have other measures"):
+        plot_cutoffs([runs[0], QPEFT], tmp_path / "picture.svg")
+    with pytest.raises(InputError, match="no measure has two cutoffs"):
+        plot_cutoffs([BM25, QPEFT], tmp_path / "picture.svg")
 
 
 @pytest.mark.parametrize(

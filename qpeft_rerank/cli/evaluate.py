@@ -52,6 +52,12 @@ class EvaluateOptions(QrelsOptions):
         "runs or more, one picture each, named after the run",
         metavar="FILE.png",
     )
+    plot_cutoffs: str | None = option(
+        None,
+        "picture of the measures by cutoff, a curve for each run: of those that are asked for with "
+        "several, such as -m recall.5,10,20,50",
+        metavar="FILE.png",
+    )
 
 
 def run(options: EvaluateOptions) -> None:
@@ -59,6 +65,7 @@ def run(options: EvaluateOptions) -> None:
     from qpeft_rerank.evaluation import evaluate, run_names
     from qpeft_rerank.files import atomic_write
     from qpeft_rerank.measures import parse_measures
+    from qpeft_rerank.plots import measures_by_cutoff, plot_cutoffs
     from qpeft_rerank.report import format_report
     from qpeft_rerank.trec import read_qrels
 
@@ -74,9 +81,14 @@ def run(options: EvaluateOptions) -> None:
     if options.plot is not None:
         if len(runs) < 2:
             raise InputError("--plot needs two runs or more: it shows differences from the first")
-        if Path(options.plot).suffix.lower() not in PICTURES:
-            raise InputError(f"--plot: {options.plot} does not end in {', '.join(PICTURES)}")
-        check_output(options.plot)
+    for flag, picture in (("--plot", options.plot), ("--plot-cutoffs", options.plot_cutoffs)):
+        if picture is None:
+            continue
+        if Path(picture).suffix.lower() not in PICTURES:
+            raise InputError(f"{flag}: {picture} does not end in {', '.join(PICTURES)}")
+        check_output(picture)
+    if options.plot_cutoffs is not None:
+        measures_by_cutoff(measures)  # before anything is read
     qrels = read_qrels(options.qrels_source())
     with atomic_write(options.output) as table:
         evaluations = [
@@ -86,6 +98,8 @@ def run(options: EvaluateOptions) -> None:
         table.write(format_report(evaluations, options.format, options.per_topic))
     if options.plot is not None:
         _plot(evaluations, options.plot)
+    if options.plot_cutoffs is not None:
+        plot_cutoffs(evaluations, options.plot_cutoffs)
 
 
 def _without_records(runs: Sequence[str]) -> list[str]:
