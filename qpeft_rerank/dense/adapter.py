@@ -42,6 +42,8 @@ def open_adapter(
         InputError: our own folder's probe text gets another vector than at the training: another base model.
     """
     folder = pair_adapter.fetch_folder(name, adapter_revision)
+    if lora.whole_of(folder) != folder:  # without what stands beside it, texts would be put to it wrongly
+        raise AdapterError(f"{folder} is a part of an adapter: name the folder that it is in")
     ours = (folder / ENCODER_FILE).is_file() and (folder / lora.FOLDER).is_dir()
     weights = folder / lora.FOLDER if ours else folder
     config = _read_peft_json(weights)

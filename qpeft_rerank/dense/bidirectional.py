@@ -145,7 +145,10 @@ def load(
     config = {"query_tokens": usual, "passage_tokens": usual, **found, **settings}
     for key in ("query_tokens", "passage_tokens"):
         config[key] = min(config[key], limit)
-    return BidirectionalEncoder(base, EncoderConfig.of(template or "plain", **config), batch_tokens)
+    encoder = BidirectionalEncoder(base, EncoderConfig.of(template or "plain", **config), batch_tokens)
+    if encoder.config.pooling == "cls" and np.array_equal(*encoder.encode_queries(["one two", "one three"])):
+        raise InputError(f"pooling: the first state of {model!r} knows nothing of a text: take mean or last")
+    return encoder
 
 
 def _positions(base: BaseModel) -> int:

@@ -1,8 +1,9 @@
 """RepLLaMA: a causal language model as encoder; the state of a text's end is its vector.
 
 ``query: {query}</s>`` and ``passage: {title} {text}</s>``: the last hidden state of the last token, at
-length 1 (Ma et al., arXiv 2310.08319). With LLaRA's template it is the mean over the special
-tokens at the end (Li et al., arXiv 2312.15503).
+length 1 (Ma et al., arXiv 2310.08319). Without a title it is ``passage: {text}``, as the authors' code,
+Tevatron, writes it now; its first version left two blanks. With LLaRA's template a vector is the mean over
+the special tokens at the end (Li et al., arXiv 2312.15503).
 """
 
 from __future__ import annotations

@@ -27,12 +27,12 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         "query_marks": tuple(f"<s{i}>" for i in range(9, 17)),
         "passage_marks": tuple(f"<s{i}>" for i in range(1, 9)),
     },
-    # The same authors' paper as it was printed first.
+    # The text of the paper (ACL 2024, and arXiv's second version) as two readers quote it; see `llara`.
     "llara-paper": {
         "query_prefix": "",
         "passage_prefix": "",
-        "query_suffix": " The next sentence:",
-        "passage_suffix": " The original sentence:",
+        "query_suffix": " The next sentence is:",
+        "passage_suffix": " The input sentence is:",
     },
     "plain": {"query_prefix": "", "passage_prefix": ""},
 }

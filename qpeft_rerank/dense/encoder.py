@@ -80,6 +80,7 @@ def open_encoder(
     from qpeft_rerank.dense.causal import CausalEncoder
     from qpeft_rerank.models import lora
     from qpeft_rerank.models.base import load_base
+    from qpeft_rerank.models.names import check_name
 
     settings = dict(settings or {})
     if adapter is not None:
@@ -92,6 +93,7 @@ def open_encoder(
         raise InputError("no encoder given: name a model, or an adapter")
     if (Path(model) / lora.FOLDER).is_dir() and not (Path(model) / "config.json").is_file():
         raise InputError(f"{model} is no model, but a LoRA on one: name it as the adapter")
+    check_name(model, base_options.get("revision"))
     if template is None and bidirectional.is_sentence_transformers(model, base_options.get("revision")):
         return bidirectional.load(model, settings, batch_tokens, **base_options)
     if settings.get("pooling", "last") != "last":

@@ -18,6 +18,7 @@ import numpy as np
 
 from qpeft_rerank.dense.vectors import PROBE_FILE, read_manifest, read_probe, read_shards
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import writing
 from qpeft_rerank.folders import replacing_folder
 from qpeft_rerank.record import run_record
 from qpeft_rerank.settings import check_settings, setting
@@ -100,7 +101,7 @@ def build_dense_index(
     vectors_settings = {k: v for k, v in manifest["settings"].items() if k != "encoder"}
     settings = {"vectors": vectors_settings, "index": parameters}
     facts = {"format": FORMAT, "kind": config.kind, "passages": count, "dimension": dimension}
-    with replacing_folder(target) as building:
+    with replacing_folder(target) as building, writing(str(target), OSError, RuntimeError):
         faiss.write_index(index, str(building / INDEX))
         with (building / DOCIDS).open("w", encoding="utf-8", newline="\n") as stream:
             stream.writelines(f"{docid}\n" for shard in shards for docid in shard.docids)

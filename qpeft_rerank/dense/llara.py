@@ -15,18 +15,25 @@ With z_i the logits of the i-th special token over the vocabulary V, and T the s
 where LM is the mean next-token loss on the passage's own tokens, so that the model stays a language model.
 Passages without a next one count for EBAE alone, and in a step that has only such ones the sum is not halved.
 Source of prompts, loss and weights: the authors' code, FlagEmbedding, research/LLARA/pretrain (`data.py`,
-`modeling.py` at 98f209b; the template ``llara`` of `config.TEMPLATES`). Ours differs in this:
+`modeling.py` at 98f209b, read line by line; the template ``llara`` of `config.TEMPLATES`). Ours differs in
+this:
 
 * There the two prompts follow one another and are hidden from each other by a mask; here they are two rows,
   which any architecture can run, and which are to the letter what the encoder reads later.
 * T are the tokens of the text as it stands, without stopwords (`models.inputs.STOPWORDS`, there NLTK's) and
   without tokens that have neither letter nor digit; there the words are joined again and tokenised anew.
+* The special tokens' first vectors are drawn around the mean of the others'; there as transformers fills new
+  rows.
 
-The paper has other prompts with one token each, the end token, and no LM term (taken from a review that
-quotes it, not compared with the paper). That is the template ``llara-paper``, with lm_weight 0 and bag_weight
-2:
+The text of the paper (ACL 2024, and arXiv's second version) has other prompts, with one token each, the end
+token, and no LM term. That is the template ``llara-paper``, with lm_weight 0 and bag_weight 2:
 
-    EBAE: {passage} The original sentence: </s>        EBAR: {passage} The next sentence: </s>
+    EBAE: {passage} The input sentence is: </s>        EBAR: {passage} The next sentence is: </s>
+
+There z is that token's logits, and the loss bag(passage) + bag(next passage), with T as above. This was not
+compared with the paper itself, which was out of reach, but with two readers who quote it alike, one of them
+asking the authors (FlagEmbedding's thread 1129). Of arXiv's first version one reader quotes "The original
+sentence:" and "The next sentence:".
 
 Retrieval afterwards puts queries into the EBAR prompt (a passage that answers may well follow the query) and
 passages into the EBAE prompt, and takes the mean of the states at the special tokens.

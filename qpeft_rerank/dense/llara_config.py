@@ -29,8 +29,8 @@ class LlaraConfig:
 
     template: str = setting(
         "llara",
-        "prompts and special tokens: those of the released code and models, or those of the paper as a "
-        "review quotes it",
+        "prompts and special tokens: those of the released code and models, or those of the paper's text "
+        "as its readers quote them",
         choices=("llara", "llara-paper"),
     )
     passages: int = setting(0, "passages to learn from, sampled; 0 is all", least=0)

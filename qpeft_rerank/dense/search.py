@@ -16,7 +16,8 @@ from qpeft_rerank.dense.encoder import Encoder, check_probe
 from qpeft_rerank.dense.index import DESCRIPTION, DOCIDS, FORMAT, INDEX, is_dense_index
 from qpeft_rerank.dense.vectors import PROBE_FILE, read_probe
 from qpeft_rerank.errors import InputError, one_line
-from qpeft_rerank.files import read_lines
+from qpeft_rerank.files import Source, read_lines
+from qpeft_rerank.topics import as_topics
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
 TOPICS = 256  # encoded and searched at once: a run begins to flow after the first few
@@ -89,7 +90,7 @@ def set_effort(index: DenseIndex, ef_search: int | None = None, probes: int | No
 
 def search_dense(
     index: DenseIndex | str | Path,
-    topics: Mapping[str, str],
+    topics: Source | Mapping[str, str],
     encoder: Encoder,
     hits: int = 100,
     threads: int = 1,
@@ -102,7 +103,7 @@ def search_dense(
 
     Args:
         index: an open index, or its folder.
-        topics: the query by topic id.
+        topics: the query by topic id, or a file or name of topics.
         encoder: the one that made the vectors.
         hits: documents per topic. threads: of Faiss.
         remove_query: leave out the document whose id is the topic's (ArguAna, Quora).
@@ -113,6 +114,7 @@ def search_dense(
     """
     if hits < 1 or threads < 1:
         raise InputError(f"hits and threads must be at least 1, not {hits} and {threads}")
+    topics = as_topics(topics)
     opened = index if isinstance(index, DenseIndex) else open_dense_index(index)
     if (opened.folder / PROBE_FILE).is_file():
         dtype = opened.description.get("encoder", {}).get("dtype")

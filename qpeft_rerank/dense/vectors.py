@@ -276,7 +276,7 @@ def _vectors(folder: Path, shard: int) -> Path:
 
 
 def _save(path: Path, vectors: np.ndarray) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as stream:
+    with replacing(path, OSError) as temporary, temporary.open("wb") as stream:
         np.save(stream, vectors, allow_pickle=False)
         stream.flush()
         os.fsync(stream.fileno())  # a machine that goes down leaves no shard that only looks whole

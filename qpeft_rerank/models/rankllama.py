@@ -4,8 +4,12 @@
     [bos] query: {query} [bos] document: {title} {text}           layout "published", that of its checkpoints
 
 The checkpoints (castorini/rankllama-v1-7b-lora-passage ...) are peft LoRAs of transformers' sequence
-classification; `open_checkpoint` reads that form. Ours has it too, in the subfolder `lora/`. There is no
-vocabulary here: the model's body is run, and the layer sees one row of each pair.
+classification; `open_checkpoint` reads that form. Their input is that of the authors' code (Tevatron,
+examples/rankllama at 130ed2c): two sequences, each with its beginning, and no end. Weights that peft wrote
+before 0.7 are a pickle, `adapter_model.bin`, which is not read; `torch.load(..., weights_only=True)` and
+safetensors' `save_file` make of it the file that is. Ours has the form of the checkpoints too, in the
+subfolder `lora/`. There is no vocabulary here: the model's body is run, and the layer sees one row of each
+pair.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import HIDDEN, TEXTS, byte_tokenizer
+from tiny_models import HIDDEN, TEXTS, byte_tokenizer, save_base
 from transformers import AutoConfig, AutoModel
 
 from qpeft_rerank.dense.encoder import open_encoder
@@ -118,6 +118,12 @@ def test_steps_and_poolings_that_are_not_known_are_errors(bert):
 def test_a_bert_without_a_word_on_pooling_is_no_causal_model(bert):
     with pytest.raises(InputError, match="causal.*needs pooling mean or cls"):
         open_encoder(str(bert), device="cpu", dtype="float32")  # random weights say little in bfloat16
+
+
+def test_the_first_state_of_a_causal_model_is_no_vector(tmp_path):
+    model = save_base(tmp_path / "llama")
+    with pytest.raises(InputError, match="pooling: the first state of .* knows nothing of a text"):
+        open_encoder(model, settings={"pooling": "cls"}, device="cpu", dtype="float32")
 
 
 def test_what_is_for_causal_models_alone_is_an_error(bert):

@@ -149,7 +149,7 @@ WRONG = [
     (["adapt", "--model", "model", "--output", "m"], "no text given"),
     (["adapt", "no.txt", "--model", "model", "--output", "m"], "no.txt"),
     (["adapt", "corpus.jsonl", "--output", "m"], "no model given"),
-    (["rerank", "-c", "small.toml", "run.txt", "--model", "model", "--method", "repllama"], "repllama"),
+    (["rerank", "-c", "small.toml", "run.txt", "--model", "model", "--method", "repllama"], "an encoder"),
 ]
 
 

@@ -85,7 +85,7 @@ def test_the_papers_own_prompts_end_in_one_token(tmp_path, architecture):
     text, following, llara = "Salt roads, desert", "Glaciers carve valleys", objective.scorer
     _, *found = llara(llara.collate([Followed(text, following)]))
     for loss, prompt, target in zip(
-        found, (" The original sentence:", " The next sentence:"), (text, following), strict=True
+        found, (" The input sentence is:", " The next sentence is:"), (text, following), strict=True
     ):
         parts = [base.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, prompt)]
         ids = [base.tokenizer.bos_token_id, *parts[0], *parts[1], base.tokenizer.eos_token_id]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import TEXTS, corpus, save_base, tiny_base
+from tiny_models import TEXTS, corpus, save_base, tiny_base, tiny_scorer
 
 from qpeft_rerank.dense.encoder import SAME_PROBE, encode_probe, open_encoder
 from qpeft_rerank.dense.repllama import DotProducts, RepLlamaObjective
 from qpeft_rerank.dense.vectors import read_probe
 from qpeft_rerank.errors import AdapterError, InputError
-from qpeft_rerank.models.adapter import load_adapter
+from qpeft_rerank.models.adapter import load_adapter, save_adapter
 from qpeft_rerank.models.base import load_base
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.training.config import TrainingConfig
@@ -100,7 +101,7 @@ def test_training_lowers_the_loss_and_says_what_it_did(trained):
     assert (folder / "run.dev.txt").read_text().endswith("repllama\n")
 
 
-def test_the_folder_opens_as_an_encoder_with_peft_or_without(trained):
+def test_the_folder_opens_as_an_encoder_with_peft_or_without(trained, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -114,7 +115,8 @@ def test_the_folder_opens_as_an_encoder_with_peft_or_without(trained):
     np.testing.assert_allclose(vector, torch.nn.functional.normalize(state, dim=0).numpy(), atol=1e-5)
     plain = open_encoder(model, device="cpu", dtype="float32").encode_queries(["who"])[0]
     assert np.abs(vector - plain).max() > 1e-3
-    again = open_encoder(adapter=str(folder / "lora"), device="cpu", dtype="float32")  # any peft LoRA
+    alone = shutil.copytree(folder / "lora", tmp_path / "any")  # a peft LoRA by itself
+    again = open_encoder(adapter=str(alone), device="cpu", dtype="float32")
     np.testing.assert_allclose(again.encode_queries(["who"])[0], vector, atol=1e-6)
 
 
@@ -164,9 +166,19 @@ def test_what_an_encoder_is_not_is_an_error(trained):
 
 
 def test_an_adapter_of_one_method_is_no_adapter_of_another(trained, tmp_path):
-    _, folder, _, _ = trained
+    model, folder, _, _ = trained
     with pytest.raises(AdapterError, match="an encoder of the dense first stage, not a reranker"):
         load_adapter(folder)
+    for lora in (folder, folder / "lora"):
+        with pytest.raises(InputError, match="is of an encoder of the dense first stage"):
+            load_base(model, lora=str(lora), device="cpu")
+    save_adapter(tmp_path / "reranker", tiny_scorer(tiny_base(), "hard-prompt", lora_rank=2))
+    for whole in (folder, tmp_path / "reranker"):
+        with pytest.raises(AdapterError, match="is a part of an adapter: name the folder that it is in"):
+            open_encoder(model, adapter=str(whole / "lora"), device="cpu")
+    save_adapter(tmp_path / "hints", tiny_scorer(tiny_base(), "qpeft-a"))
+    with pytest.raises(AdapterError, match="adapter_config.json is no LoRA's"):
+        load_base(model, lora=str(tmp_path / "hints"), device="cpu")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"format": "qpeft-rerank adapter 1"}))
     with pytest.raises(AdapterError, match="a reranker of qpeft-rerank, not an encoder"):
         open_encoder(adapter=str(tmp_path))

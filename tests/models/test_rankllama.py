@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,19 @@ def test_a_checkpoint_of_peft_scores_as_peft_does(
         assert torch.equal(
             scores(load_adapter(tmp_path / "again", dtype="float32", device="cpu")), scores(scorer)
         )
+
+
+def test_a_checkpoint_of_an_older_peft_scores_the_same(folder: str, tmp_path: Path) -> None:
+    """Older versions of peft wrote fewer settings, and no word of the linear layer in them."""
+    made_by_peft(folder, tmp_path / "new", target_modules=["q_proj"], lora_alpha=3)
+    old = Path(shutil.copytree(tmp_path / "new", tmp_path / "old"))
+    config = json.loads((old / "adapter_config.json").read_text())
+    known = "base_model_name_or_path bias fan_in_fan_out inference_mode init_lora_weights layers_pattern "
+    known += "layers_to_transform lora_alpha lora_dropout peft_type r revision target_modules task_type"
+    kept = {name: config[name] for name in known.split()} | {"modules_to_save": None}
+    (old / "adapter_config.json").write_text(json.dumps(kept))
+    found = [scores(load_adapter(tmp_path / at, dtype="float32", device="cpu")) for at in ("new", "old")]
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("layout", ["default", "published"])
