@@ -15,9 +15,11 @@ from typing import Any
 
 from qpeft_rerank.corpora import Passage, contents_of, read_corpus
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import Source, writing
 from qpeft_rerank.folders import replacing_folder
 from qpeft_rerank.java import ensure_jvm, java_calls, java_class, java_list
-from qpeft_rerank.lucene import LuceneIndex, is_index, open_index
+from qpeft_rerank.lucene import ENGLISH, LuceneIndex, find_analyzer, is_index, open_index, write_language
+from qpeft_rerank.topics import as_topics
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ def build_index(
     threads: int = 1,
     progress: Callable[[int], object] | None = None,
     overwrite: bool = False,
+    language: str = ENGLISH,
 ) -> int:
     """Build a Lucene index of a corpus that plain Pyserini opens; return the number of passages in it.
 
@@ -62,9 +65,12 @@ def build_index(
         progress: called with numbers of passages, as they are read.
         overwrite: replace ``output`` if it is a Lucene index; without it a folder that is not empty is an
             error.
+        language: of the texts, by its code (``de``, ``fr``, ``zh``): which of Lucene's analyzers cuts and
+            stems the words. The index keeps it for `search`.
 
     Raises:
-        InputError: the corpus is empty or malformed, or ``output`` is taken or cannot be written.
+        InputError: the corpus is empty or malformed, ``output`` is taken or cannot be written, or there is no
+            analyzer of the language.
         DependencyError: no Java.
     """
     if threads < 1:
@@ -76,23 +82,26 @@ def build_index(
     else:
         passages, name = iter(corpus), "the corpus"
     ensure_jvm()
-    with replacing_folder(target) as building:
-        done = _index_into(building, target, passages, threads, progress)
+    find_analyzer(language)  # Anserini's indexer takes English for what it does not know
+    with replacing_folder(target) as building, writing(str(target)):
+        done = _index_into(building, target, passages, threads, progress, language)
         if done == 0:
             raise InputError(f"{name}: no passage with text to index")
         _check_complete(building, done, target)
+        write_language(building, language)
     return done
 
 
 def search(
     index: str | Path,
-    topics: Mapping[str, str],
+    topics: Source | Mapping[str, str],
     hits: int = 100,
     k1: float = 0.9,
     b: float = 0.4,
     rm3: bool = False,
     threads: int = 1,
     remove_query: bool = False,
+    language: str | None = None,
 ) -> Iterator[Ranking]:
     """Search topics with BM25; yield one ranking per topic, in the order of the topics, as they are found.
 
@@ -100,7 +109,7 @@ def search(
 
     Args:
         index: the folder of a Lucene index, or the name of one of Pyserini's prebuilt indexes.
-        topics: the query by topic id.
+        topics: the query by topic id, or a file or name of topics.
         hits: how many documents at most per topic. k1, b: BM25's parameters; the defaults are Anserini's.
             (Given the name ``msmarco-v1-passage``, Pyserini's own command sets 0.82 and 0.68 unless told;
             here the defaults hold for every index.)
@@ -110,9 +119,12 @@ def search(
         remove_query: leave out the document whose id is the topic's, for collections whose queries are
             documents themselves (BEIR's ArguAna and Quora). Pyserini's option of that name then gives one
             document less; here the next one moves up.
+        language: of the index, where it was built elsewhere; by default what `build_index` noted, else
+            English.
 
     Raises:
-        InputError: a setting out of range, an index that cannot be opened, or RM3 without document vectors.
+        InputError: a setting out of range, an index that cannot be opened, another language than that of the
+            index, or RM3 without document vectors.
         DependencyError: no Java.
     """
     # Checked at the call, not at the first ranking, so that no output file is begun for a wrong setting.
@@ -122,8 +134,10 @@ def search(
         raise InputError(f"k1 must be 0 or more, not {k1}")
     if not 0 <= b <= 1:
         raise InputError(f"b must lie between 0 and 1, not {b}")
+    topics = as_topics(topics)
     opened = open_index(index)
     with java_calls(f"{opened.name}: BM25 cannot be set up"):
+        opened.set_language(language)
         opened.searcher.set_bm25(float(k1), float(b))
         if rm3:
             _set_rm3(opened)
@@ -175,9 +189,10 @@ def _index_into(
     passages: Iterator[Passage],
     threads: int,
     progress: Callable[[int], object] | None,
+    language: str,
 ) -> int:
     options = ["-collection", "JsonCollection", "-input", "", "-index", str(folder), "-threads", str(threads)]
-    options += ["-storePositions", "-storeDocvectors", "-storeRaw"]
+    options += ["-storePositions", "-storeDocvectors", "-storeRaw", "-language", language]
     with java_calls(f"{target}: Lucene cannot begin the index"):
         indexer = java_class("io.anserini.index.SimpleIndexer")(options)
     try:

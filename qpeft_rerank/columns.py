@@ -95,7 +95,7 @@ def parse_lines(block: Block, name: str, columns: Sequence[str], value: str) -> 
     """Split a block line by line, with every check.
 
     ``columns`` are the names of the columns that each line must have, among them qid, docid and ``value``,
-    which is score or grade.
+    which is score, rank (1 / rank becomes the score) or grade.
     """
     number = _NUMBERS[value]
     qid_at, docid_at, value_at = (columns.index(column) for column in ("qid", "docid", value))
@@ -136,6 +136,17 @@ def parse_score(field: bytes) -> float:
     return score
 
 
+def parse_rank(field: bytes) -> float:
+    """The score 1 / rank of a rank from 1; ValueError for anything else."""
+    try:
+        rank = parse_score(field)
+    except ValueError:
+        rank = 0
+    if rank < 1 or rank % 1:
+        raise ValueError(f"the rank {field.decode()!r} is not a whole number from 1")
+    return 1 / rank
+
+
 def parse_grade(field: bytes) -> int:
     """A relevance grade, an integer, perhaps negative; ValueError for anything else."""
     if not re.fullmatch(rb"[+-]?[0-9]{1,9}", field):
@@ -143,4 +154,8 @@ def parse_grade(field: bytes) -> int:
     return int(field)
 
 
-_NUMBERS: dict[str, Callable[[bytes], float]] = {"score": parse_score, "grade": parse_grade}
+_NUMBERS: dict[str, Callable[[bytes], float]] = {
+    "score": parse_score,
+    "rank": parse_rank,
+    "grade": parse_grade,
+}

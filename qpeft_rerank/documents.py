@@ -21,8 +21,8 @@ import numpy as np
 
 from qpeft_rerank.corpora import Passage, contents_of
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import atomic_write
-from qpeft_rerank.trec import Ranking, ScoredDoc
+from qpeft_rerank.files import Source, atomic_write
+from qpeft_rerank.trec import Ranking, ScoredDoc, as_rankings
 
 DOCUMENT_SCORES = ("max", "first", "mean")
 WINDOW = 150  # words, with a stride of half of it: as in Dai and Callan
@@ -74,7 +74,7 @@ def document_score(scores: Sequence[float] | np.ndarray, kind: str = "max", best
 
 
 def document_run(
-    rankings: Iterable[Ranking],
+    rankings: Source | Iterable[Ranking],
     kind: str = "max",
     best: int = BEST,
     separator: str = SEPARATOR,
@@ -83,8 +83,8 @@ def document_run(
     """Turn a run of windows into one of documents, topic by topic.
 
     Args:
-        rankings: a run with ids like ``DOCID#4``; they are cut at the last separator. An id without one is a
-            document of one window.
+        rankings: a run, as a file or topic by topic, with ids like ``DOCID#4``; they are cut at the last
+            separator. An id without one is a document of one window.
         kind, best: see `document_score`; a document has the windows that the run has. ``first`` is the one
             with the lowest number of these.
         separator: see there.
@@ -100,7 +100,7 @@ def document_run(
     if not separator:
         raise InputError("separator: it is empty")
     cut_any, example = False, None
-    for qid, docs in rankings:
+    for qid, docs in as_rankings(rankings):
         found: dict[str, list[tuple[int, float]]] = {}
         for docid, score in docs:
             document, number = _parted(docid, separator, qid)

@@ -29,6 +29,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from qpeft_rerank.errors import InputError, examples
+from qpeft_rerank.files import is_source
 from qpeft_rerank.measures import DEFAULT_MEASURES, HIGHEST_GRADE, Measure, parse_measures
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def evaluate(
     grades = _judged_topics(qrels)
     score_topic = _TopicScorer(wanted, grades, relevance_level)
     if name is None:
-        name = run_names([run])[0] if _is_source(run) else "run"
+        name = run_names([run])[0] if is_source(run) else "run"
 
     scored: dict[str, dict[str, float]] = {}
     seen: set[str] = set()
@@ -231,9 +232,9 @@ def _judged_topics(qrels: str | PathLike[str] | IO | Qrels) -> dict[str, dict[st
         for qid, topic in qrels.items():
             _check_ids(qid, topic)
     else:
-        from qpeft_rerank.trec import read_qrels
+        from qpeft_rerank.trec import as_qrels
 
-        qrels = read_qrels(qrels)
+        qrels = as_qrels(qrels)
     judged: dict[str, dict[str, int]] = {}
     for qid, topic in qrels.items():
         if not topic:
@@ -255,7 +256,7 @@ def _topics(
     run: str | PathLike[str] | IO | Iterable[Ranking] | Mapping[str, Mapping[str, float]],
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """(qid, docid -> score), topic by topic. Rankings get the checks that the reader of files makes."""
-    if _is_source(run):
+    if is_source(run):
         from qpeft_rerank.trec import read_scores
 
         yield from read_scores(run)
@@ -283,10 +284,6 @@ def _check_ids(qid: str, docids: Iterable[str]) -> None:
         raise InputError(f"topic {qid!r} has an id that is not text: {error}") from None
     if b"\0" in text:
         raise InputError(f"topic {qid!r} has an id with a NUL character")
-
-
-def _is_source(run: object) -> bool:
-    return isinstance(run, (str, PathLike)) or hasattr(run, "read")
 
 
 def _name_parts(run: str | PathLike[str] | IO) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ becomes one :class:`~qpeft_rerank.errors.InputError` that names the file.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -13,17 +14,18 @@ import os
 import secrets
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, TextIO
+from typing import IO, Any, BinaryIO, TextIO
 
-from qpeft_rerank.errors import FormatError, InputError
+from qpeft_rerank.errors import FormatError, InputError, one_line
 
 Source = str | Path | IO
 """A path, "-" for stdin, or an open file."""
 
 BUFFER = 1 << 18
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # errors of writing alone: disk full, quota, size limit
 # The endings that a file of the field has: a missing file with one of them is not taken for a Pyserini name.
 _FILE_ENDINGS = {".txt", ".tsv", ".csv", ".json", ".jsonl", ".gz", ".trec", ".qrels", ".qrel", ".xml"}
 
@@ -34,6 +36,23 @@ def source_name(source: Source) -> str:
         return "<stdin>" if str(source) == "-" else str(source)
     name = getattr(source, "name", None)
     return name if isinstance(name, str) else "<stream>"
+
+
+def is_source(given: object) -> bool:
+    """Whether this is a path or an open file, not what has been read from one."""
+    return isinstance(given, (str, os.PathLike)) or hasattr(given, "read")
+
+
+def read_if_source(given: Any, read: Callable[[Source], Any], kind: type, what: str) -> Any:
+    """What a program gives for an argument: a file, which is read, or what it would give, of this kind.
+
+    InputError for anything else.
+    """
+    if is_source(given):
+        return read(given)
+    if not isinstance(given, kind):
+        raise InputError(f"{what}: expected a file or a {kind.__name__}, found {type(given).__name__}")
+    return given
 
 
 def is_regular_file(source: Source) -> bool:
@@ -121,26 +140,56 @@ def atomic_write(target: str | Path | TextIO) -> Iterator[TextIO]:
     elif str(target) == "-":
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8", newline="\n")
-        with _encodable("<stdout>"):
+        with writing("standard output"):
             yield sys.stdout
-        sys.stdout.flush()
+            sys.stdout.flush()
     elif os.path.isdir(target):
         raise InputError(f"cannot write {target}: it is a folder")
     elif os.path.exists(target) and not os.path.isfile(target):
-        with _encodable(str(target)), open(target, "w", encoding="utf-8", newline="\n") as device:
+        with writing(str(target)), open(target, "w", encoding="utf-8", newline="\n") as device:
             yield device
     else:
         # A link stays a link: what it points to is replaced.
         path = Path(os.path.realpath(target))
         if not path.parent.is_dir():
             raise InputError(f"cannot write {target}: there is no folder {path.parent}")
-        with _encodable(str(target)):
+        with writing(str(target)):
             yield from _replace(path, zipped=str(target).endswith(".gz"))
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well and goes when not."""
+def writing(name: str, *errors: type[Exception]) -> Iterator[None]:
+    """Within, what is written goes to ``name``, and errors say so: the system's own do not.
+
+    A full disk's OSError gets the name; text that is not Unicode is an `InputError`, and so are ``errors``:
+    those of a library that writes, where nothing else is at work within.
+    """
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        bad = error.object[error.start : error.start + 1]
+        raise InputError(f"{name}: {bad!r} cannot be written as UTF-8 (half of a surrogate pair)") from None
+    except errors as error:
+        raise InputError(f"{name}: cannot be written: {one_line(error)}") from error
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:
+            error.filename = name
+        raise
+
+
+@contextmanager
+def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
+    """A temporary path beside ``path``, for a library to write; it takes its place when the block ends well
+    and goes when not.
+
+    ``errors`` are those that the library raises where it cannot write (`writing`).
+    """
+    with writing(str(path), *errors), _replacing(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
     # Not tempfile: its files are private (mode 0600), ours follow the user's umask like any other file.
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
@@ -155,7 +204,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _replace(path: Path, zipped: bool) -> Iterator[TextIO]:
-    with replacing(path) as temporary, open(temporary, "wb", buffering=BUFFER) as raw:
+    with _replacing(path) as temporary, open(temporary, "wb", buffering=BUFFER) as raw:
         if zipped:
             packed = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
             with packed, io.BufferedWriter(packed, BUFFER) as wide:
@@ -168,15 +217,6 @@ def _replace(path: Path, zipped: bool) -> Iterator[TextIO]:
             text.detach()
         raw.flush()
         os.fsync(raw.fileno())
-
-
-@contextmanager
-def _encodable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeEncodeError as error:
-        bad = error.object[error.start : error.start + 1]
-        raise InputError(f"{name}: {bad!r} cannot be written as UTF-8 (half of a surrogate pair)") from None
 
 
 @contextmanager

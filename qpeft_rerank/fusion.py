@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import Source
 from qpeft_rerank.settings import check_settings, setting
-from qpeft_rerank.trec import Ranking, ScoredDoc
+from qpeft_rerank.trec import Ranking, ScoredDoc, as_rankings
 
 METHODS = ("rrf", "interpolation")
 NORMALIZATIONS = ("min-max", "z-score", "none")
@@ -90,12 +91,12 @@ class Pool(NamedTuple):
 
 
 def fuse(
-    runs: Sequence[Iterable[Ranking]], config: FusionConfig | None = None, hits: int | None = None
+    runs: Sequence[Source | Iterable[Ranking]], config: FusionConfig | None = None, hits: int | None = None
 ) -> Iterator[Ranking]:
     """Fuse runs, topic by topic.
 
     Args:
-        runs: two or more runs, as `read_run` gives them: each topic once, best documents first.
+        runs: two or more runs, files or as `read_run` gives them: each topic once, best documents first.
         config: method, normalization, depth and weights; by default rrf with k 60.
         hits: documents of a topic that are kept; None: all that any run has.
 
@@ -116,11 +117,11 @@ def fuse(
     return (pool.ranking(weights, hits) for pool in pool_runs(runs, config))
 
 
-def pool_runs(runs: Sequence[Iterable[Ranking]], config: FusionConfig) -> Iterator[Pool]:
+def pool_runs(runs: Sequence[Source | Iterable[Ranking]], config: FusionConfig) -> Iterator[Pool]:
     """What `fuse` weighs, topic by topic; arguments, order and errors as there."""
     if len(runs) < 2:
         raise InputError(f"fusion needs two runs or more, not {len(runs)}")
-    return (_pool(qid, rankings, config) for qid, rankings in _by_topic(runs))
+    return (_pool(qid, rankings, config) for qid, rankings in _by_topic(list(map(as_rankings, runs))))
 
 
 def normalized(scores: np.ndarray, kind: str) -> np.ndarray:

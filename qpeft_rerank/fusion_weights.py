@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Qrels, evaluate
-from qpeft_rerank.files import atomic_write
+from qpeft_rerank.files import Source, atomic_write
 from qpeft_rerank.fusion import FusionConfig, Pool
 from qpeft_rerank.measures import EQUAL, parse_measures
 from qpeft_rerank.record import run_record
+from qpeft_rerank.trec import as_qrels
 
 STEP = 0.05  # between two weights that are tried
 MOST_ROUNDS = 10  # of coordinate search; as a rule the third finds nothing better, and ends it
@@ -42,7 +43,7 @@ class Tuning:
 
 def tune_weights(
     pools: Sequence[Pool],
-    qrels: Qrels,
+    qrels: Source | Qrels,
     measure: str = "nDCG@10",
     hits: int | None = None,
     on_trial: Callable[[Trial, bool], None] | None = None,
@@ -56,7 +57,7 @@ def tune_weights(
 
     Args:
         pools: what the runs have for each topic (`pool_runs`). All are held in memory.
-        qrels: topic -> docid -> grade.
+        qrels: topic -> docid -> grade, or a file or name of qrels.
         measure: one measure, higher is better; as for `evaluate`.
         hits: documents of a topic that are kept.
         on_trial: hears of each trial, and whether it is the best so far.
@@ -64,6 +65,7 @@ def tune_weights(
     Raises:
         InputError: as `evaluate` does: no measure of this name, no topic in common, and so on.
     """
+    qrels = as_qrels(qrels)
     names = parse_measures([measure])
     if len(names) != 1:
         raise InputError(f"measure {measure!r} stands for {len(names)} measures: weights are tuned by one")

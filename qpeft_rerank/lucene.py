@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import urllib.error
 import urllib.request
@@ -12,6 +13,9 @@ from typing import Any, NamedTuple
 from qpeft_rerank.errors import InputError, one_line
 from qpeft_rerank.java import ensure_jvm, java_calls, java_class
 
+LANGUAGE_FILE = "qpeft-language.json"  # in the folder of an index; Lucene leaves files of other names alone
+ENGLISH = "en"
+
 
 class LuceneIndex(NamedTuple):
     """An open index: its name as the user gave it, its folder, and Anserini's searcher on it."""
@@ -19,6 +23,18 @@ class LuceneIndex(NamedTuple):
     name: str
     folder: Path
     searcher: Any
+
+    def set_language(self, language: str | None) -> None:
+        """Search with the analyzer of a language; by default the one that the index notes, else English.
+
+        Raises :class:`InputError` for another language than that of the index, and one that Anserini has not.
+        """
+        noted = read_language(self.folder)
+        if None not in (noted, language) and noted != language:
+            raise InputError(f"{self.name}: the language of the index is {noted!r}, not {language!r}")
+        analyzer = find_analyzer(language or noted or ENGLISH)
+        if analyzer is not None:
+            self.searcher.set_analyzer(analyzer)
 
     def close(self) -> None:
         """Give the files back."""
@@ -38,6 +54,38 @@ def open_index(index: str | Path) -> LuceneIndex:
     searcher_class = java_class("io.anserini.search.SimpleSearcher")
     with java_calls(f"{index}: the Lucene index cannot be opened"):
         return LuceneIndex(str(index), folder, searcher_class(str(folder)))
+
+
+def find_analyzer(language: str) -> Any:
+    """Anserini's analyzer of a language by its code (``de``, ``zh``), which cuts and stems words; None for
+    English, whose analyzer has settings of its own and is the default everywhere.
+
+    Raises :class:`InputError` for a language that Anserini has no analyzer of.
+    """
+    if language == ENGLISH:
+        return None
+    analyzers = java_class("io.anserini.analysis.AnalyzerMap")
+    with java_calls(f"language {language!r}: the analyzer cannot be made"):
+        known = sorted(map(str, analyzers.analyzerMap.keySet().toArray()))
+        if language not in known:
+            codes = ", ".join(sorted({*known, ENGLISH}))
+            raise InputError(f"language {language!r} is not one of those that Anserini has: {codes}")
+        return analyzers.getLanguageSpecificAnalyzer(language)
+
+
+def write_language(folder: Path, language: str) -> None:
+    """Note the language of an index in its folder."""
+    (folder / LANGUAGE_FILE).write_text(json.dumps({"language": language}) + "\n", encoding="utf-8")
+
+
+def read_language(folder: Path) -> str | None:
+    """The language that was noted; None in an index that this package did not build."""
+    try:
+        return json.loads((folder / LANGUAGE_FILE).read_text(encoding="utf-8"))["language"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / LANGUAGE_FILE}: cannot be read: {one_line(error)}") from error
 
 
 def index_folder(index: str | Path) -> Path:

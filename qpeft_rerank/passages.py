@@ -109,8 +109,10 @@ class IrDatasetPassages:
 def passage_of_hit(hit: Any) -> Passage:
     """The passage of a hit as Pyserini's ``LuceneSearcher.search`` gives it.
 
-    Raises InputError if the index that it comes from stores no text.
+    Raises InputError if the index that it comes from stores no text, or for what is no hit.
     """
+    if isinstance(hit, (str, tuple, dict)):  # said before Java is started
+        raise InputError(f"expected a Passage or a hit of LuceneSearcher, found {type(hit).__name__}")
     from qpeft_rerank.java import java_calls
 
     with java_calls("a hit cannot be read"):

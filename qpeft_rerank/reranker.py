@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -103,7 +104,7 @@ class Reranker:
 
     @classmethod
     def from_adapter(
-        cls, name: str, batch_tokens: int | None = None, batch_size: int | None = None, **options: Any
+        cls, name: str | Path, batch_tokens: int | None = None, batch_size: int | None = None, **options: Any
     ) -> Reranker:
         """From an adapter folder or hub name; ``options`` as for `load_adapter`."""
         return cls(load_adapter(name, **options), batch_tokens, batch_size)
@@ -111,7 +112,7 @@ class Reranker:
     @classmethod
     def from_model(
         cls,
-        model: str | BaseModel,
+        model: str | Path | BaseModel,
         method: str = "hard-prompt",
         batch_tokens: int | None = None,
         batch_size: int | None = None,

@@ -24,11 +24,13 @@ from qpeft_rerank.errors import (
     QpeftError,
     named_pairs,
 )
+from qpeft_rerank.files import Source, is_source
 from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.prefetch import map_ahead
 from qpeft_rerank.reranker import WINDOW_PAIRS, PairScorer, Progress, Scoring, begin
-from qpeft_rerank.trec import Ranking, ScoredDoc
+from qpeft_rerank.topics import as_topics
+from qpeft_rerank.trec import Ranking, ScoredDoc, as_rankings
 
 
 def plan_window(
@@ -50,8 +52,8 @@ def plan_window(
 
 
 def rerank(
-    rankings: Iterable[Ranking],
-    topics: Mapping[str, str],
+    rankings: Source | Iterable[Ranking],
+    topics: Source | Mapping[str, str],
     passages: Passages,
     scorer: PairScorer,
     depth: int = 100,
@@ -64,9 +66,10 @@ def rerank(
     """Re-order each ranking's first ``depth`` candidates by the scorer.
 
     Args:
-        rankings: a run, topic by topic; memory stays flat in their number. Read in a thread of its own.
-        topics: query text by topic id.
-        passages: where candidates' texts come from; asked in that thread, too.
+        rankings: a run, as a file or topic by topic; memory stays flat in their number. Read in a thread of
+            its own.
+        topics: query text by topic id, or a file or name of topics.
+        passages: where candidates' texts come from (`open_passages`); asked in that thread, too.
         scorer: a `Reranker`, or anything with ``score(pairs)``.
         depth: how many candidates of a topic are scored.
         missing: ``error``, or ``skip``: a topic without text, or a blank one, stays as it is, a passage
@@ -83,6 +86,9 @@ def rerank(
         MissingTopicError, MissingPassageError: as they say.
         PairError: a pair that cannot be scored, by qid and docid.
     """
+    rankings, topics = as_rankings(rankings), as_topics(topics)
+    if is_source(passages) or type(passages) is dict:  # whose `get` is another one
+        raise InputError("passages: open them with open_passages(index=...) or open_passages(corpus=...)")
     if depth < 1:
         raise InputError(f"depth: {depth} is not at least 1")
     if missing not in ("error", "skip"):

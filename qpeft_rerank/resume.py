@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import atomic_write
+from qpeft_rerank.files import atomic_write, writing
 from qpeft_rerank.record import first_difference, run_record
 from qpeft_rerank.trec import Ranking, format_ranking, read_run
 
@@ -90,7 +90,7 @@ def write_resumably(
         json.dump(run_record(settings), stream, indent=2)
     topics = done
     try:
-        with partial.open("a", encoding="utf-8", newline="") as stream:
+        with writing(str(partial)), partial.open("a", encoding="utf-8", newline="") as stream:
             for ranking in stage(rankings) if done == 0 else _stage_if_any(stage, rankings):
                 stream.write(format_ranking(ranking, tag))
                 stream.flush()

@@ -1,10 +1,12 @@
 """The fast way through a block of a run: NumPy finds the columns and reads the scores of all lines at once.
 
-It takes the layout that every tool writes (six columns, one separator between them) and gives None for any
+It takes the layout that every tool writes (one separator between two columns) and gives None for any
 other; :func:`~qpeft_rerank.columns.parse_lines` then takes the block and finds the error, if there is one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from qpeft_rerank.columns import Block, Stretch, parse_score
 from qpeft_rerank.run_topics import topic_rows
 
 COLUMNS = ("qid", "Q0", "docid", "rank", "score", "tag")
-_QID, _DOCID, _SCORE = (COLUMNS.index(name) for name in ("qid", "docid", "score"))
+MSMARCO_COLUMNS = ("qid", "docid", "rank")
 _TAB, _NEWLINE, _SPACE, _MINUS, _DOT, _ZERO = b"\t\n -.0"
 # Up to 14 digits and a point, mantissa and power of ten are exact: one division gives the very number that
 # float() gives.
@@ -20,17 +22,21 @@ _EXACT_DIGITS = 14
 _POWERS = np.array([float(f"1e{power}") for power in range(_EXACT_DIGITS + 2)])
 
 
-def parse_block(block: Block) -> list[Stretch] | None:
-    """The stretches of a block, or None when its layout is unusual or something is wrong in it."""
+def parse_block(block: Block, columns: Sequence[str] = COLUMNS, value: str = "score") -> list[Stretch] | None:
+    """The stretches of a block, or None when its layout is unusual or something is wrong in it.
+
+    ``columns`` and ``value`` as for `parse_lines`; the first column is the qid.
+    """
+    docid_at, value_at = columns.index("docid"), columns.index(value)
     data = block.data
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n")
     chars = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(chars <= _SPACE)
     lines = len(block.lines)
-    if len(ends) != lines * len(COLUMNS) or ends[0] == 0 or (ends[1:] - ends[:-1] == 1).any():
+    if len(ends) != lines * len(columns) or ends[0] == 0 or (ends[1:] - ends[:-1] == 1).any():
         return None
-    ends = ends.reshape(lines, len(COLUMNS))
+    ends = ends.reshape(lines, len(columns))
     if (chars[ends[:, -1]] != _NEWLINE).any() or not _only_blanks(chars, ends[:, :-1]):
         return None
     starts = np.concatenate([[0], ends[:-1, -1] + 1])
@@ -38,11 +44,15 @@ def parse_block(block: Block) -> list[Stretch] | None:
     if rows is None:
         return None
     try:
-        scores = _scores(chars, ends[:, _SCORE - 1] + 1, ends[:, _SCORE])
+        scores = _scores(chars, ends[:, value_at - 1] + 1, ends[:, value_at])
     except ValueError:
         return None
-    docids = _texts(chars, ends[:, _DOCID - 1] + 1, ends[:, _DOCID])
-    qids = zip(starts[rows].tolist(), ends[rows, _QID].tolist())
+    if value == "rank":
+        if (scores < 1).any() or (scores % 1).any():
+            return None
+        scores = 1 / scores
+    docids = _texts(chars, ends[:, docid_at - 1] + 1, ends[:, docid_at])
+    qids = zip(starts[rows].tolist(), ends[rows, 0].tolist())
     rows = rows.tolist()
     return [
         Stretch(data[start:end].decode(), docids[first:after], scores[first:after], block.lines[first:after])

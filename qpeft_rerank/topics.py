@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from qpeft_rerank.errors import FormatError, InputError
-from qpeft_rerank.files import Source, atomic_write, may_be_name, read_lines, source_name
+from qpeft_rerank.files import Source, atomic_write, may_be_name, read_if_source, read_lines, source_name
 
 FORMATS = ("tsv", "trec", "jsonl")
 _ID_KEYS = ("qid", "id", "_id", "query_id")
@@ -71,6 +71,11 @@ def read_topics(source: Source, topics_format: str | None = None, field: str = "
             raise FormatError(name, line, f"topic {qid!r} comes twice")
         topics[qid] = text.strip()
     return topics
+
+
+def as_topics(topics: Source | Mapping[str, str]) -> Mapping[str, str]:
+    """Topics as qid -> text, whether they are given as a file or name (:func:`read_topics`) or so."""
+    return read_if_source(topics, read_topics, Mapping, "topics")
 
 
 def write_topics(topics: Mapping[str, str], target: str | Path | TextIO) -> None:

@@ -1,9 +1,9 @@
 """TREC run and qrels files: read strictly, topic by topic; written so that every tool sees the order meant.
 
-A run line is ``qid Q0 docid rank score tag``, a qrels line ``qid 0 docid grade`` (``qid docid grade`` below
-BEIR's header). Ids are strings: "007" stays "007". Runs are sorted as trec_eval sorts them: by score as
-float32, descending, then by docid in byte order, descending; the rank column and the order of lines say
-nothing.
+A run line is ``qid Q0 docid rank score tag``, or MS MARCO's ``qid docid rank`` (:func:`read_run`). A qrels
+line is ``qid 0 docid grade`` (``qid docid grade`` below BEIR's header). Ids are strings: "007" stays "007".
+Runs are sorted as trec_eval sorts them: by score as float32, descending, then by docid in byte order,
+descending; the rank column and the order of lines say nothing where there are scores.
 """
 
 from __future__ import annotations
@@ -22,11 +22,21 @@ import numpy as np
 
 from qpeft_rerank.columns import Block, Stretch, parse_lines, read_blocks
 from qpeft_rerank.errors import FormatError, InputError
-from qpeft_rerank.files import Source, atomic_write, is_regular_file, may_be_name, open_bytes, source_name
-from qpeft_rerank.run_blocks import COLUMNS, parse_block
+from qpeft_rerank.files import (
+    Source,
+    atomic_write,
+    is_regular_file,
+    may_be_name,
+    open_bytes,
+    read_if_source,
+    source_name,
+    writing,
+)
+from qpeft_rerank.run_blocks import COLUMNS, MSMARCO_COLUMNS, parse_block
 from qpeft_rerank.run_scores import as_float32, is_decreasing, shortest_digits, strictly_decreasing
 from qpeft_rerank.run_spans import find_spans
 
+_TREC, _MSMARCO = (COLUMNS, "score"), (MSMARCO_COLUMNS, "rank")  # the forms of a run, and what it scores by
 _QRELS_COLUMNS = ("qid", "0", "docid", "grade")
 _BEIR_HEADER, _BEIR_COLUMNS = b"query-id corpus-id score".split(), ("qid", "docid", "grade")
 _WHITE_SPACE = " \t\n\r\v\f\0"  # NUL is no white space, but no reader lives with it
@@ -49,16 +59,25 @@ class Ranking(NamedTuple):
 def read_run(source: Source) -> Iterator[Ranking]:
     """Yield the rankings of a run, topic by topic, in the order in which topics first appear.
 
-    Accepts ranks from 0 or 1, tabs, CRLF, blank lines, gzip, lines in any order. The lines of a topic may lie
+    Accepts ranks from 0 or 1, tabs, CRLF, blank lines, gzip, lines in any order. If the first line has three
+    columns, so must all have: a run as MS MARCO's passage leaderboard takes it, ``qid docid rank`` with ranks
+    from 1. Its scores are 1 / rank, as Anserini's conversion makes them. The lines of a topic may lie
     apart in a file, which is looked through first for that; in a stream, a topic that returns is an error,
     since it was already yielded. Memory holds one topic at a time.
 
-    Raises InputError for a file that cannot be read and FormatError, with file and line, for a line without
-    six columns, a score that is no finite number, and a document that a topic has twice.
+    Raises InputError for a file that cannot be read and FormatError, with file and line, for a line with
+    another number of columns, a score that is no finite number, and a document that a topic has twice.
     """
     name = source_name(source)
     for topic in _read_topics(source):
         yield _ranking(topic, name)
+
+
+def as_rankings(run: Source | Iterable[Ranking]) -> Iterable[Ranking]:
+    """A run as rankings, whether it is given as a file (:func:`read_run`) or as them."""
+    if isinstance(run, Mapping):
+        raise InputError("run: expected a file or rankings, found a dictionary")
+    return read_if_source(run, read_run, Iterable, "run")
 
 
 def read_scores(source: Source) -> Iterator[tuple[str, dict[str, float]]]:
@@ -158,6 +177,11 @@ def read_qrels(source: Source) -> dict[str, dict[str, int]]:
     return qrels
 
 
+def as_qrels(qrels: Source | Mapping[str, Mapping[str, int]]) -> Mapping[str, Mapping[str, int]]:
+    """Qrels as qid -> docid -> grade, whether they are given as a file or name (:func:`read_qrels`) or so."""
+    return read_if_source(qrels, read_qrels, Mapping, "qrels")
+
+
 def write_qrels(qrels: Mapping[str, Mapping[str, int]], target: str | Path | TextIO) -> None:
     """Write qrels (qid -> docid -> grade) in the order given."""
     with atomic_write(target) as out:
@@ -184,8 +208,9 @@ def _read_topics(source: Source) -> Iterator[Stretch]:
         else:
             if not stream.seekable():
                 unzipped = stack.enter_context(tempfile.TemporaryFile())
-                shutil.copyfileobj(stream, unzipped)
-                unzipped.flush()
+                with writing(tempfile.gettempdir()):
+                    shutil.copyfileobj(stream, unzipped)
+                    unzipped.flush()
                 stream = unzipped
             blocks = spans.blocks_by_topic(stream)
         seen: set[str] = set()
@@ -200,9 +225,12 @@ def _read_topics(source: Source) -> Iterator[Stretch]:
 
 
 def _stretches(blocks: Iterable[Block], name: str) -> Iterator[Stretch]:
+    form = None
     for block in blocks:
-        stretches = parse_block(block)
-        yield from parse_lines(block, name, COLUMNS, "score") if stretches is None else stretches
+        if form is None and (first := block.data.lstrip().partition(b"\n")[0].split()):
+            form = _MSMARCO if len(first) == len(MSMARCO_COLUMNS) else _TREC
+        stretches = parse_block(block, *form or _TREC)
+        yield from parse_lines(block, name, *form or _TREC) if stretches is None else stretches
 
 
 def _joined(parts: list[Stretch]) -> Stretch:

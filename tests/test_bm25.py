@@ -36,6 +36,27 @@ def docids(ranking):
     return [doc.docid for doc in ranking.docs]
 
 
+# --- languages ---
+
+
+def test_words_are_stemmed_as_the_language_of_the_index_says_which_the_index_keeps(tmp_path):
+    houses = [Passage("h", "", "Die Häuser am Fluss sind alt."), Passage("b", "", "Brot und Salz.")]
+    build_index(houses, tmp_path / "de", language="de")
+    build_index(houses, tmp_path / "en")
+    (tmp_path / "topics.tsv").write_text("1\tein Haus\n", encoding="utf-8")
+    topics = tmp_path / "topics.tsv"
+    assert docids(next(search(tmp_path / "de", topics))) == ["h"]
+    assert docids(next(search(tmp_path / "en", topics))) == []
+    with pytest.raises(InputError, match="the language of the index is 'de', not 'fr'"):
+        search(tmp_path / "de", topics, language="fr")
+    (tmp_path / "de" / lucene.LANGUAGE_FILE).unlink()  # as if Pyserini had built it
+    assert docids(next(search(tmp_path / "de", topics))) == []
+    assert docids(next(search(tmp_path / "de", topics, language="de"))) == ["h"]
+    with pytest.raises(InputError, match="language 'xx' is not one of .* de, en, .* zh"):
+        build_index(houses, tmp_path / "xx", language="xx")
+    assert not (tmp_path / "xx").exists()
+
+
 # --- searching ---
 
 

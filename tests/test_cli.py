@@ -320,15 +320,15 @@ def test_a_pipe_that_closes_early_is_met_with_silence(folder):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_one_line(folder):
-    for arguments in (
-        ["--help"],
-        ["evaluate", "--qrels", "qrels.txt", "run.txt"],
-        ["evaluate", "--qrels", "qrels.txt", "--output", "/dev/full", "run.txt"],
+    for arguments, name in (
+        (["--help"], "standard output"),
+        (["evaluate", "--qrels", "qrels.txt", "run.txt"], "standard output"),
+        (["evaluate", "--qrels", "qrels.txt", "--output", "/dev/full", "run.txt"], "/dev/full"),
     ):
         with open("/dev/full", "w") as full:
             done = program(*arguments, stdout=full)
             err = done.stderr.read()
-        assert len(lines(err)) == 1 and "No space left on device" in err
+        assert len(lines(err)) == 1 and err.endswith(f"error: {name}: No space left on device\n")
         assert done.wait() == 2
 
 

@@ -7,10 +7,22 @@ import stat
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from full_disk import small_files_only
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from qpeft_rerank.errors import FormatError, InputError
-from qpeft_rerank.files import atomic_write, is_regular_file, may_be_name, open_bytes, open_text, read_lines
+from qpeft_rerank.files import (
+    atomic_write,
+    is_regular_file,
+    may_be_name,
+    open_bytes,
+    open_text,
+    read_lines,
+    replacing,
+)
 
 TEXT = "one\ntwo ’ ü\n"
 
@@ -180,8 +192,27 @@ def test_a_link_stays_a_link_and_a_device_stays_a_device(tmp_path):
     with atomic_write("/dev/null") as out:
         out.write("gone")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
-    with pytest.raises(OSError), atomic_write("/dev/full") as out:
-        out.write("x" * 100_000)
+
+
+@pytest.mark.parametrize("name", ["run.txt", "run.gz", "/dev/full"])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, name):
+    path = str(tmp_path / name)
+    with small_files_only(), pytest.raises(OSError) as error, atomic_write(path) as out:
+        for number in range(100_000):
+            out.write(f"{number}\n")
+    assert error.value.filename == path
+    assert os.listdir(tmp_path) == []
+
+
+def test_so_are_errors_of_a_library_that_writes(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    with small_files_only(), pytest.raises(InputError, match=f"^{path}: cannot be written: .*too large"):
+        with replacing(path, SafetensorError) as temporary:
+            save_file({"a": np.zeros(100_000)}, temporary)
+    with small_files_only(), pytest.raises(InputError, match=f"^{path}: cannot be written: .* written"):
+        with replacing(path, OSError) as temporary, temporary.open("wb") as stream:
+            np.save(stream, np.zeros(100_000))
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_dash_is_stdout_in_utf8_whatever_the_locale():

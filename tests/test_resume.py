@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from full_disk import small_files_only
 
 from qpeft_rerank.errors import FormatError, InputError
 from qpeft_rerank.resume import write_resumably
@@ -171,6 +172,15 @@ def test_a_run_stopped_before_its_first_topic_leaves_nothing_behind(tmp_path: Pa
     with pytest.raises(Killed):
         write(tmp_path / "run.txt", stage=lambda rankings: stage(rankings, stop=0))
     assert files(tmp_path) == {"bad.txt", "empty.txt"}
+
+
+def test_a_full_disk_is_named_and_the_run_can_be_resumed(tmp_path: Path) -> None:
+    run = [Ranking(str(topic), [ScoredDoc("d" * 100, 1.0)]) for topic in range(1500)]
+    with small_files_only(), pytest.raises(OSError) as error:
+        write(tmp_path / "run.txt", run)
+    assert error.value.filename == str(tmp_path / "run.txt.partial")
+    assert write(tmp_path / "run.txt", run, resume=True) == len(run)
+    assert [ranking.qid for ranking in read_run(tmp_path / "run.txt")] == [ranking.qid for ranking in run]
 
 
 def test_an_empty_unfinished_run_counts_as_none(tmp_path: Path) -> None:

@@ -83,6 +83,43 @@ def test_every_layout_in_use_reads_alike(tmp_path, text):
     assert [(qid, dict(docs)) for qid, docs in RANKINGS] == list(read_scores(tmp_path / "run.txt"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7\tb\t1\n7\ta\t2\n007\tb\t4\n007\tc\t3\n",
+        "\n7 a 2\r\n007\t c 3.0\r\n7 b 01\r\n\r\n007 b 4",  # read line by line
+    ],
+)
+def test_a_run_of_ms_marco_has_scores_made_of_its_ranks(tmp_path, text):
+    expected = {
+        "7": Ranking("7", [ScoredDoc("b", 1.0), ScoredDoc("a", 1 / 2)]),
+        "007": Ranking("007", [ScoredDoc("c", 1 / 3), ScoredDoc("b", 1 / 4)]),
+    }
+    path = file_of(tmp_path, text)
+    assert {ranking.qid: ranking for ranking in read_run(path)} == expected == load_run(path)
+    assert {qid: dict(docs) for qid, docs in expected.values()} == dict(read_scores(path))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("1 a 1\n1 Q0 b 2 1.0 t\n", "expected 3 columns (qid docid rank), found 6"),
+        ("1 Q0 a 1 1.0 t\n1 b 2\n", "expected 6 columns (qid Q0 docid rank score tag), found 3"),
+        ("1 a 1\n1 b 0\n", "the rank '0' is not a whole number from 1"),
+        ("1 a 1\n1 b 12.5\n", "the rank '12.5' is not"),
+        ("1 a 1\n1 b -2\n", "the rank '-2' is not"),
+        ("1 a 1\n1 b last\n", "the rank 'last' is not"),
+        ("1 a 1\n1 a 2\n", "topic '1' has document 'a' twice"),
+    ],
+)
+def test_forms_of_runs_are_not_mixed_and_ranks_are_ranks(tmp_path, text, message):
+    path = file_of(tmp_path, text)
+    for read in (read_run, load_run, read_scores):
+        with pytest.raises(FormatError) as caught:
+            list(read(path))
+        assert str(caught.value).startswith(f"{path}:2: ") and message in str(caught.value)
+
+
 def test_documents_are_sorted_by_float32_score_then_docid_downwards():
     # 1.00000001 and 1 are one float32 number; U+FFFF comes after U+FFFE also as UTF-8, unlike as UTF-16.
     text = "q Q0 b 1 1.00000001 t\nq Q0 c 2 1 t\nq Q0 \U0001f600 3 1 t\nq Q0 \uffee 4 1 t\nq Q0 a 9 2e0 t\n"
@@ -208,12 +245,17 @@ def test_the_fast_way_and_the_line_by_line_way_agree(monkeypatch):
             lines.append(f"{ids} {n} {score} tag\n")
     text = "".join(lines)
     fast = load_run(io.StringIO(text))
-    monkeypatch.setattr(trec, "parse_block", lambda block: None)
+    monkeypatch.setattr(trec, "parse_block", lambda block, *form: None)
     assert load_run(io.StringIO(text)) == fast
     for size in (100, 1000, 4096):  # blocks end anywhere
         monkeypatch.undo()
         monkeypatch.setattr(columns, "BUFFER", size)
         assert load_run(io.StringIO(text)) == fast
+    monkeypatch.undo()
+    of_ms_marco = "".join(f"q{n // 100}\tü{n}\t{n % 100 + 1}\n" for n in range(5_000))
+    fast_too = load_run(io.StringIO(of_ms_marco))
+    monkeypatch.setattr(trec, "parse_block", lambda block, *form: None)
+    assert load_run(io.StringIO(of_ms_marco)) == fast_too
     scores = {line.split()[2]: float(line.split()[4]) for line in lines}
     assert {doc.docid: doc.score for ranking in fast.values() for doc in ranking.docs} == scores
 

@@ -25,6 +25,9 @@ class Bm25Options(OutputRunOptions, TopicsOptions):
     remove_query: bool = option(
         False, "leave out the passage whose id is the topic's (ArguAna, Quora: queries are passages)"
     )
+    language: str | None = option(
+        None, "language of an index that Pyserini built (default: what qpeft index noted, else en)"
+    )
     threads: int = option(1, "threads that search", least=1)
 
 
@@ -50,6 +53,7 @@ def run(options: Bm25Options) -> None:
         rm3=options.rm3,
         threads=options.threads,
         remove_query=options.remove_query,
+        language=options.language,
     )
     shown = with_progress(rankings, "bm25", " topics", len(topics))
     write_run(report_empty(shown), options.output, options.runtag or "bm25")

@@ -32,7 +32,7 @@ class EvaluateOptions(QrelsOptions):
     """Flags of `qpeft evaluate`."""
 
     runs: list[str] = several(
-        "runs to measure (.gz too); '-' or nothing: stdin", positional=True, metavar="RUN"
+        "runs to measure, TREC or MS MARCO's (.gz too); '-' or nothing: stdin", positional=True, metavar="RUN"
     )
     measure: list[str] = several(
         f"measure, to repeat (default: {' '.join(DEFAULT_MEASURES)})", flags=("-m", "--measure")

@@ -45,7 +45,9 @@ class FuseOptions(OutputRunOptions, TuneOptions):
     """Flags of `qpeft fuse`."""
 
     runs: list[str] = several(
-        "runs to fuse, two or more (.gz too); one may be '-': stdin", positional=True, metavar="RUN"
+        "runs to fuse, two or more, TREC or MS MARCO's (.gz too); one may be '-': stdin",
+        positional=True,
+        metavar="RUN",
     )
     method: str | None = borrowed(FusionConfig, "method")
     normalize: str | None = borrowed(FusionConfig, "normalize")

@@ -27,6 +27,9 @@ class IndexOptions(CollectionOptions):
     output: str | None = option(
         None, "folder of the new index (default: the index of the collection file)", metavar="DIR"
     )
+    language: str = option(
+        "en", "language of the texts by its code, such as de, fr, zh: how words are cut and stemmed"
+    )
     threads: int = option(1, "threads that write the index", least=1)
     overwrite: bool = option(False, "replace an index that is there")
 
@@ -53,6 +56,7 @@ def run(options: IndexOptions) -> None:
             threads=options.threads,
             overwrite=options.overwrite,
             progress=bar.update,
+            language=options.language,
         )
     _log.info("%s: %s passages", output, f"{count:,}")
 

@@ -38,7 +38,7 @@ from qpeft_rerank.cli.shared_options import (
     check_output,
 )
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.models.config import METHODS, UNTRAINED_WEIGHT, AdapterConfig
+from qpeft_rerank.models.config import ENCODERS, METHODS, UNTRAINED_WEIGHT, AdapterConfig
 
 if TYPE_CHECKING:
     from qpeft_rerank.passages import Passages
@@ -115,6 +115,10 @@ class RerankOptions(
             raise InputError("no model given: name an adapter with --adapter, or a model with --model")
         if self.adapter is None and self.force:
             raise InputError("--force is for an adapter: name it with --adapter")
+        if self.method in ENCODERS:
+            raise InputError(
+                f"--method {self.method} is an encoder of the dense first stage: see qpeft encode"
+            )
         if AdapterConfig(method=self.method or "hard-prompt").trainable and self.adapter is None:
             raise InputError(f"--method {self.method} must be trained: name its adapter with --adapter")
         if self.weight is not None and self.weight > 1:

@@ -181,7 +181,10 @@ class InputRunOptions:
     title: ClassVar[str] = "run"
 
     run_file: str | None = option(
-        None, "run to read (.gz too); '-' or nothing: stdin", positional=True, metavar="RUN"
+        None,
+        "run to read, TREC or MS MARCO's (.gz too); '-' or nothing: stdin",
+        positional=True,
+        metavar="RUN",
     )
     run: str | None = option(None, "the same as RUN", metavar="RUN")
 

@@ -17,19 +17,21 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from qpeft_rerank.dense.config import ENCODER_FILE
 from qpeft_rerank.errors import AdapterError, InputError, one_line
 from qpeft_rerank.files import atomic_write, replacing
 from qpeft_rerank.models import lora
 from qpeft_rerank.models.base import BaseModel, load_base, same_weights
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.methods import make_scorer
+from qpeft_rerank.models.names import CARD_FILE, fetch_folder
 from qpeft_rerank.models.rankllama import open_checkpoint
 from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.training.folder import CHECKPOINT, has_checkpoint
 from qpeft_rerank.version import __version__
 
 _log = logging.getLogger(__name__)
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "adapter_config.json", "adapter_model.safetensors", "README.md"
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 FORMAT = "qpeft-rerank adapter 1"
 _FINGERPRINT = "base_model.fingerprint"
 # For the card, where it is not the query likelihood of Q-PEFT.
@@ -74,7 +76,7 @@ def save_adapter(folder: str | Path, scorer: Scorer, training: Mapping[str, Any]
         "lora_sha256": lora_sha256,  # two files of weights: do they belong together?
         "weight": scorer.weight,  # None until a training has chosen it (`keep_weight`)
     }
-    with replacing(folder / WEIGHTS_FILE) as temporary:
+    with replacing(folder / WEIGHTS_FILE, SafetensorError) as temporary:
         save_file(weights, temporary, metadata={"format": "pt"})
     with atomic_write(folder / CARD_FILE) as stream:
         stream.write(model_card(config, training or {}))
@@ -191,7 +193,7 @@ def _read_json(folder: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        if (folder / "encoder.json").is_file():
+        if (folder / ENCODER_FILE).is_file():
             raise AdapterError(f"{folder} is an encoder of the dense first stage, not a reranker") from error
         raise AdapterError(
             f"{folder} is no adapter folder: {CONFIG_FILE} cannot be read ({error.strerror})"
@@ -205,30 +207,11 @@ def _rankllama_checkpoint(folder: Path) -> dict[str, Any] | None:
     config = _read_json(folder)
     if not isinstance(config, dict) or config.get("task_type") != "SEQ_CLS" or "format" in config:
         return None
-    if folder.resolve().name == lora.FOLDER and (folder.resolve().parent / CONFIG_FILE).is_file():
+    if lora.whole_of(folder) != folder:
         raise AdapterError(f"{folder} is a part of an adapter: name the folder that it is in")
     if not isinstance(config.get("base_model_name_or_path"), str):
         raise AdapterError(f"{folder / CONFIG_FILE} lacks the name of its base model")
     return config
-
-
-def fetch_folder(name: str | Path, revision: str | None = None) -> Path:
-    """A local folder as it is; any other name is taken from the hub (JSON, safetensors and the card only)."""
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                str(name), revision=revision, allow_patterns=["*.json", "*.safetensors", CARD_FILE]
-            )
-        )
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"{str(name)!r} is no folder, and the hub does not give it (misspelt, private, or no network?)"
-        ) from error
 
 
 def push_adapter(folder: str | Path, name: str, private: bool = False, revision: str | None = None) -> str:

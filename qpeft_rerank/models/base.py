@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from qpeft_rerank.errors import DependencyError, InputError, one_line
+from qpeft_rerank.models.names import check_name, fetch_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("8bit", "4bit")
@@ -117,12 +118,12 @@ def same_weights(a: Tensor, b: Tensor) -> bool:
 
 
 def load_base(
-    name: str,
+    name: str | Path,
     dtype: str | None = None,
     device: str | None = None,
     device_map: str | None = None,
     quantize: str | None = None,
-    lora: str | None = None,
+    lora: str | Path | None = None,
     revision: str | None = None,
 ) -> BaseModel:
     """Load a causal language model and its tokenizer, freeze and check it.
@@ -142,8 +143,6 @@ def load_base(
         InputError: it cannot be loaded, is not causal, or model and tokenizer do not fit each other.
         DependencyError: quantisation without bitsandbytes.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if device is not None and device_map is not None:
@@ -153,6 +152,7 @@ def load_base(
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device: {device!r} cannot be used: {one_line(error)}") from error
+    name, lora = str(name), lora and str(lora)
     folder = str(DEMO_MODEL) if name == "demo" else name
     options: dict[str, Any] = {
         "dtype": DTYPES[dtype or default_dtype(device)],
@@ -166,8 +166,9 @@ def load_base(
         options["device_map"] = {"": device}
     if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
         raise InputError(f"model folder {name!r} has no config.json")
-    if not Path(folder).exists() and (folder.startswith((".", "~", "/")) or folder.count("/") > 1):
-        raise InputError(f"model folder {name!r} does not exist")
+    check_name(name, revision)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=options["revision"])
         with without_progress_bars():
@@ -235,14 +236,20 @@ def _quantization(quantize: str) -> Any:
 def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
     from peft import PeftModel
 
-    from qpeft_rerank.models.adapter import fetch_folder
-    from qpeft_rerank.models.lora import FOLDER, read_peft_config
+    from qpeft_rerank.dense.config import ENCODER_FILE
+    from qpeft_rerank.models.lora import FOLDER, read_peft_config, whole_of
 
     folder = fetch_folder(lora)
     if (folder / FOLDER).is_dir():  # an adapter of ours, which has it as a part
         folder = folder / FOLDER
     if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"LoRA {lora!r} has no adapter_model.safetensors")
+        raise InputError(
+            f"LoRA {lora!r} has no adapter_model.safetensors (a pickle, peft's form before 0.7, is not read)"
+        )
+    if (whole_of(folder) / ENCODER_FILE).is_file():
+        raise InputError(
+            f"LoRA {lora!r} is of an encoder of the dense first stage: it is the --adapter of qpeft encode"
+        )
     if read_peft_config(folder).task_type == "SEQ_CLS":
         raise InputError(f"LoRA {lora!r} is of a classification: it is a RankLLaMA, an adapter by itself")
     try:

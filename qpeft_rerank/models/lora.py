@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from qpeft_rerank.dense.config import ENCODER_FILE
 from qpeft_rerank.errors import AdapterError, InputError, one_line
 from qpeft_rerank.files import atomic_write, replacing
 from qpeft_rerank.models.base import LORA_NAME, BaseModel
@@ -127,7 +128,7 @@ class Lora:
             "modules_to_save": sorted({name.partition(".")[0] for name in head}) or None,
             "inference_mode": True,
         }
-        with replacing(folder / WEIGHTS_FILE) as temporary:
+        with replacing(folder / WEIGHTS_FILE, SafetensorError) as temporary:
             save_file(weights, temporary, metadata={"format": "pt"})
         with atomic_write(folder / CONFIG_FILE) as stream:
             stream.write(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
@@ -185,7 +186,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise AdapterError(f"{folder} has no {WEIGHTS_FILE} (weights in another form are not read)")
+        raise AdapterError(f"{folder} has no {WEIGHTS_FILE} (a pickle, peft's form before 0.7, is not read)")
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -197,6 +198,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         name = key.removeprefix(PEFTS).replace(".modules_to_save.", ".")
         named[OURS + name if ".lora_" in name else name] = weight
     return named
+
+
+def whole_of(folder: Path) -> Path:
+    """The folder of ours, a reranker's or an encoder's, that a LoRA's folder is a part of; else it itself."""
+    place = folder.resolve()
+    whole = place.parent
+    inside = place.name == FOLDER and any((whole / file).is_file() for file in (CONFIG_FILE, ENCODER_FILE))
+    return whole if inside else folder
 
 
 def weights_sha256(folder: Path) -> str:
@@ -212,7 +221,7 @@ def read_peft_config(folder: Path) -> LoraConfig:
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # peft raises anything from OSError to TypeError for a bad file
-        raise AdapterError(f"{folder / CONFIG_FILE} cannot be read: {one_line(error)}") from error
+        raise AdapterError(f"{folder / CONFIG_FILE} is no LoRA's: {one_line(error)}") from error
     if not isinstance(config, LoraConfig):
         raise AdapterError(f"{folder / CONFIG_FILE} is no LoRA but {config.peft_type}")
     return config

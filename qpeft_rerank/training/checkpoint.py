@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import writing
 
 _STATE, _TENSORS = "state.json", "state.safetensors"
 
@@ -34,8 +35,9 @@ def save_checkpoint(
         if folder.exists() or leftover is new:
             shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
-    save_file(tensors, new / _TENSORS)
-    (new / _STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    with writing(str(folder), SafetensorError):
+        save_file(tensors, new / _TENSORS)
+        (new / _STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
     if folder.exists():
         folder.rename(old)
     new.rename(folder)

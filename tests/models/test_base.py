@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from tiny_models import ARCHITECTURES, byte_tokenizer, save_base, tiny_base, tiny_scorer
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
 
+from qpeft_rerank.dense.encoder import open_encoder
 from qpeft_rerank.errors import DependencyError, InputError
-from qpeft_rerank.models.adapter import fetch_folder
+from qpeft_rerank.models.adapter import fetch_folder, load_adapter
 from qpeft_rerank.models.base import load_base, same_weights
 from qpeft_rerank.models.batch import collate
 from qpeft_rerank.models.config import AdapterConfig
@@ -60,11 +62,24 @@ def test_a_missing_or_empty_folder_and_an_unknown_name_are_errors(tmp_path: Path
     for name, message in (
         (str(tmp_path / "nowhere"), "does not exist"),
         (str(tmp_path / "empty"), "no config.json"),
-        ("no-such-organisation/no-such-model", "cannot be loaded"),
+        ("no-such-organisation/no-such-model", "no folder, and the hub does not give it"),
     ):
         with pytest.raises(InputError, match=message) as error:
             load_base(name, device="cpu")
         assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)  # between two tries
+    for load in (load_base, open_encoder, load_adapter):
+        with pytest.raises(InputError, match="'no-such/model' is no folder, and the hub"):
+            load("no-such/model")
+    assert not slept
 
 
 def test_damaged_or_incomplete_folders_are_errors(folder: str, tmp_path: Path) -> None:
