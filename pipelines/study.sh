@@ -22,7 +22,7 @@ name=$1 data=$2 output=$3 model=${4:-demo}
 methods=${METHODS-"soft-prompt qpeft-r qpeft-a"} encoders=${ENCODERS:-} rerankers=${RERANKERS:-} first=${FIRST:-hybrid}
 seeds=${SEEDS:-0}
 read -ra text <<<"${TEXT:-}"
-measures=(-m nDCG@10 -m RR@10 -m Success@1 -m Success@5 -m R@10 -m R@50 -m R@100)
+measures=(-m nDCG@10 -m RR@10 -m "success.1,5,10,20,100 recall.5,10,20,50,100")
 mkdir -p "$output"
 
 if [ ! -f "$data/topics.dev.tsv" ]; then
