@@ -106,8 +106,14 @@ class Reranker:
     def from_adapter(
         cls, name: str | Path, batch_tokens: int | None = None, batch_size: int | None = None, **options: Any
     ) -> Reranker:
-        """From an adapter folder or hub name; ``options`` as for `load_adapter`."""
-        return cls(load_adapter(name, **options), batch_tokens, batch_size)
+        """From an adapter folder or hub name; ``options`` as for `load_adapter`.
+
+        A LoRA is merged into the model (`Lora.merge`), unless that is given as ``base``.
+        """
+        scorer = load_adapter(name, **options)
+        if options.get("base") is None and scorer.lora is not None:
+            scorer.lora.merge()
+        return cls(scorer, batch_tokens, batch_size)
 
     @classmethod
     def from_model(

@@ -67,7 +67,8 @@ class Lora:
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()  # small, and bf16 would lose most steps of the training
         base.model.lora_at_work = self.name
-        weakref.finalize(self, _take_out, base.model, self.layers, self.name).atexit = False
+        self._end = weakref.finalize(self, _take_out, base.model, self.layers, self.name)
+        self._end.atexit = False
 
     @classmethod
     def fresh(cls, base: BaseModel, settings: AdapterConfig) -> Lora:
@@ -96,6 +97,21 @@ class Lora:
         )
         return cls(base, config)
 
+    def merge(self) -> None:
+        """Add it to the model's own weights, for good: scoring then costs no more than without it.
+
+        Left beside them it takes as long as the model itself where that is small or computes in bfloat16, and
+        the scores are no nearer to those in float32. The model can have no other `Lora` at work any more. To
+        a quantised model, which cannot take it, nothing happens.
+        """
+        if getattr(self.model.config, "quantization_config", None) is not None:
+            return
+        put_to_work(self.model, self)
+        for layer in self.layers:
+            layer.merge(adapter_names=[self.name])
+        self.model.lora_merged = True
+        self._end.detach()
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """Its weights by their place in the model, as `lora.model.layers.0.mlp.up_proj.lora_A.weight`."""
         mark, dora = f".{self.name}.", "lora_magnitude_vector"
@@ -114,8 +130,11 @@ class Lora:
         """Write a plain peft adapter; ``head``: what a classifier has beside the LoRA, by name.
 
         Raises:
-            AdapterError: it was loaded with settings of peft that ours do not have.
+            AdapterError: it is merged into the model, or was loaded with settings of peft that ours do not
+                have.
         """
+        if getattr(self.model, "lora_merged", False):
+            raise AdapterError("a LoRA that is merged into its model is not written: copy its folder")
         more = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
         if any(getattr(self.config, name) for name in more) or isinstance(self.config.target_modules, str):
             raise AdapterError("a LoRA of peft with more than our settings is not written: copy its folder")
@@ -138,10 +157,13 @@ def put_to_work(model: nn.Module, lora: Lora | None) -> None:
     """Let this LoRA, and no other of `Lora`, change what the model computes from now on.
 
     It stays so, rather than until the end of a block: activations may be computed again in the backward pass.
+    Raises `InputError` if another one is merged into the model.
     """
     wanted = None if lora is None else lora.name
     if getattr(model, "lora_at_work", None) == wanted:
         return
+    if getattr(model, "lora_merged", False):
+        raise InputError("an adapter's LoRA is merged into this base model: load the model anew for others")
     from peft.tuners.lora import LoraLayer
 
     for module in model.modules():

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.models.lora import linear_layers
 from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.passages import Passage
+from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.scoring import BatchLimits, score_inputs
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.groups import StepPairs
@@ -196,6 +198,24 @@ def test_hints_are_trained_on_a_model_that_carries_a_lora(
     both = tiny_scorer(carrying, "qpeft-a", lora_rank=2)
     save_adapter(tmp_path / "both", both)
     assert torch.equal(scores(load_adapter(tmp_path / "both", device="cpu")), scores(both))
+
+
+@pytest.mark.parametrize("settings", [LORA, {"method": "qpeft-a", "lora_rank": 2}, {"method": "rankllama"}])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_reranker_has_its_lora_merged(architecture: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    options = {"model": save_base(tmp_path / "model", architecture), "dtype": "float32", "device": "cpu"}
+    base = load_base(options["model"], dtype="float32", device="cpu")
+    scorer = tiny_scorer(base, **settings)
+    save_adapter(tmp_path / "adapter", scorer)
+    reranker = Reranker.from_adapter(tmp_path / "adapter", **options)
+    assert all(layer.merged for layer in reranker.scorer.lora.layers)
+    assert torch.allclose(scores(reranker.scorer), scores(scorer), atol=1e-5)
+    shared = Reranker.from_adapter(tmp_path / "adapter", base=base)  # others may use it: it stays as it is
+    assert not any(layer.merged for layer in shared.scorer.lora.layers)
+    with pytest.raises(AdapterError, match="merged into its model is not written"):
+        save_adapter(tmp_path / "again", reranker.scorer)
+    with pytest.raises(InputError, match="merged into this base model"):
+        scores(tiny_scorer(reranker.scorer.base, "hard-prompt"))
 
 
 def test_a_lora_of_another_training_or_none_is_an_error(base: BaseModel, tmp_path: Path) -> None:
