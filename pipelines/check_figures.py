@@ -62,7 +62,7 @@ def main() -> int:
     figures = list(check(args.output))
     for f in figures:
         now = "missing" if f.found is None else "ok" if f.holds else f"now {f.found:.4f}"
-        print(f"{f.collection:8} {f.system:24} {f.measure:10} {f.expected:.4f}  {now}")
+        print(f"{f.collection:12} {f.system:28} {f.measure:10} {f.expected:.4f}  {now}")
     bad = sum(not f.holds for f in figures)
     print(f"{len(figures) - bad} of {len(figures)} figures hold")
     return int(bad > 0)
