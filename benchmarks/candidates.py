@@ -17,21 +17,27 @@ COLLECTION = Path(qpeft_rerank.__file__).parent / "demo" / "collection" / "colle
 Pairs = list[tuple[str, Passage]]
 
 
-def made_pairs(topics: int, depth: int, words: int = 100, seed: int = 0) -> Pairs:
-    """Packaged questions, each with ``depth`` passages of about ``words`` words; no passage comes twice.
+def made_pairs(
+    topics: int, depth: int, words: int = 100, seed: int = 0, passages: int | None = None
+) -> Pairs:
+    """Packaged questions, each with ``depth`` passages of about ``words`` words.
 
-    A passage is a piece of the packaged corpus, read as one long text: of 80 to 120% of the words.
+    A passage is a piece of the packaged corpus, read as one long text: of 80 to 120% of the words. No passage
+    comes twice, or each topic's are drawn from as many ``passages``.
     """
     data = load_collection(COLLECTION)
     questions = list(read_topics(data.topics_of("test")).values())
     text = " ".join(passage.text for passage in corpus_passages()).split()
     draw = random.Random(seed)
-    pairs = []
-    for number in range(topics * depth):
+    made = []
+    for number in range(passages or topics * depth):
         length = max(1, round(words * draw.uniform(0.8, 1.2)))
         start = draw.randrange(len(text) - length)
-        passage = Passage(f"d{number}", "", " ".join(text[start : start + length]))
-        pairs.append((questions[number // depth % len(questions)], passage))
+        made.append(Passage(f"d{number}", "", " ".join(text[start : start + length])))
+    pairs = []
+    for topic in range(topics):
+        own = draw.sample(made, depth) if passages else made[topic * depth : (topic + 1) * depth]
+        pairs += [(questions[topic % len(questions)], passage) for passage in own]
     return pairs
 
 

@@ -2,7 +2,8 @@
 
 The contenders are the published code's loop (`plain_loop.py`, its best batch size counts) and
 sentence-transformers' CrossEncoder with a BERT of the same layers, width and weights. Each question has
-passages of its own, so that nothing is gained by sharing them (see `passage_sharing.py` for that).
+passages of its own, so that nothing is gained by sharing them; with --passages, topics draw their candidates
+from a collection of so many (see `passage_sharing.py` for more of that).
 
     python benchmarks/scoring_cpu.py
     python benchmarks/scoring_cpu.py --models tiny --topics 1 --depth 20 --repeats 3
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--topics", type=int, default=5)
     parser.add_argument("--depth", type=int, default=100, help="candidates of each topic")
     parser.add_argument("--words", type=int, default=100, help="words of a passage, about")
+    parser.add_argument("--passages", type=int, help="in all (default: each pair has its own)")
     parser.add_argument("--plain-batches", type=int, nargs="+", default=[4, 16, 32])
     parser.add_argument("--layers", type=int, help="layers of the models with random weights")
     parser.add_argument("--no-cross-encoder", action="store_true")
@@ -43,7 +45,7 @@ def main() -> None:
         print("sentence-transformers is not installed: no CrossEncoder")
         options.no_cross_encoder = True
     use_threads(options)
-    pairs = made_pairs(options.topics, options.depth, options.words)
+    pairs = made_pairs(options.topics, options.depth, options.words, passages=options.passages)
     rows = [
         row
         for model in options.models

@@ -55,7 +55,8 @@ def test_the_plain_loop_gives_the_scores_of_our_engine(method: str, placement: s
             if parameter.dim() > 1:
                 parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
     reranker = random_reranker(base, method, placement)
-    pairs = made_pairs(topics=2, depth=6, words=30)
+    pairs = made_pairs(topics=2, depth=6, words=30) + made_pairs(topics=3, depth=6, words=30, passages=8)
+    assert len({passage.docid for _, passage in pairs[12:]}) == 8
     plain = plain_scores(reranker.scorer, pairs, batch_size=4)
     assert plain.std() > 0.01
     assert np.abs(reranker.score(pairs) - plain).max() < 1e-4
