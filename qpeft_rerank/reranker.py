@@ -29,7 +29,7 @@ from qpeft_rerank.scoring import default_limits, score_inputs
 from qpeft_rerank.trec import ScoredDoc
 
 WINDOW_PAIRS = 800  # enough to sort by length without much padding, few enough to lose little in a crash
-MOST_PAIRS = 64_000  # more would save little, and the tokens of so many pairs take memory
+MOST_PAIRS = 32_000  # more would save little, and the tokens of so many pairs take memory
 CPU_RATE, GPU_RATE = 2e11, 1e14  # operations per second that are surely reached
 TOKENS_PER_PAIR = 40  # a query, its hints and their frame, where the passage is shared
 
