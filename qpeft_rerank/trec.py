@@ -61,7 +61,7 @@ def read_run(source: Source) -> Iterator[Ranking]:
 
     Accepts ranks from 0 or 1, tabs, CRLF, blank lines, gzip, lines in any order. If the first line has three
     columns, so must all have: a run as MS MARCO's passage leaderboard takes it, ``qid docid rank`` with ranks
-    from 1. Its scores are 1 / rank, as Anserini's conversion makes them. The lines of a topic may lie
+    from 1. Its scores are 1 / rank. The lines of a topic may lie
     apart in a file, which is looked through first for that; in a stream, a topic that returns is an error,
     since it was already yielded. Memory holds one topic at a time.
 

@@ -1,4 +1,4 @@
-"""Runs and qrels are read strictly, topic by topic; qrels are written."""
+"""Runs are read strictly, topic by topic."""
 
 import gzip
 import io
@@ -7,7 +7,6 @@ import random
 import sys
 import threading
 import tracemalloc
-import types
 
 import pytest
 
@@ -17,10 +16,8 @@ from qpeft_rerank.trec import (
     Ranking,
     ScoredDoc,
     load_run,
-    read_qrels,
     read_run,
     read_scores,
-    write_qrels,
 )
 
 RUN = """\
@@ -323,56 +320,3 @@ def test_memory_does_not_grow_with_the_number_of_topics(tmp_path, monkeypatch):
 
     peak(200)  # warms caches up
     assert peak(1000) < 1.5 * peak(200)
-
-
-# Qrels
-
-
-def test_qrels_are_grades_by_topic_and_document(tmp_path):
-    text = "007 0 d1 1\n007\t0\tü 0\r\n\nq2 Q0 d1 -2\n007 0 d2 3"
-    expected = {"007": {"d1": 1, "ü": 0, "d2": 3}, "q2": {"d1": -2}}
-    for content in (text.encode(), gzip.compress(text.encode()), b"\xef\xbb\xbf" + text.encode()):
-        (tmp_path / "qrels").write_bytes(content)
-        assert read_qrels(tmp_path / "qrels") == expected
-    assert read_qrels(io.StringIO(text)) == expected
-    write_qrels(expected, tmp_path / "again.txt")
-    assert read_qrels(tmp_path / "again.txt") == expected
-
-
-def test_qrels_as_beir_gives_them_have_three_columns_below_a_header(tmp_path):
-    text = "query-id\tcorpus-id\tscore\r\n007\td1\t1\r\n007\td2\t0\r\nq2\td1\t2\r\n"
-    path = file_of(tmp_path, "\ufeff" + text, "test.tsv")
-    assert read_qrels(path) == {"007": {"d1": 1, "d2": 0}, "q2": {"d1": 2}}
-    with pytest.raises(FormatError, match=r"test.tsv:5: expected 3 columns \(qid docid grade\), found 4"):
-        read_qrels(file_of(tmp_path, text + "q2 0 d2 1\n", "test.tsv"))
-
-
-@pytest.mark.parametrize(
-    "wrong, message",
-    [
-        ("q 0 d1\n", "expected 4 columns (qid 0 docid grade), found 3"),
-        ("q 0 d2 1 1\n", "found 5"),
-        ("q 0 d2 1.0\n", "the grade '1.0' is not an integer"),
-        ("q 0 d2 1_0\n", "'1_0' is not an integer"),
-        ("q 0 d1 1\n", "document 'd1' is judged twice for topic 'q'"),
-    ],
-)
-def test_a_malformed_qrels_line_is_an_error_with_file_and_line(tmp_path, wrong, message):
-    path = file_of(tmp_path, "q 0 d1 1\nr 0 d1 1\n" + wrong, "qrels.txt")
-    with pytest.raises(FormatError) as caught:
-        read_qrels(path)
-    assert str(caught.value).startswith(f"{path}:3: ") and message in str(caught.value)
-
-
-def test_qrels_that_are_no_file_are_asked_of_pyserini_by_name(monkeypatch, tmp_path):
-    stub = types.ModuleType("qpeft_rerank.pyserini_names")
-    stub.qrels_by_name = lambda name: {name: {"d": 1}}
-    monkeypatch.setitem(sys.modules, "qpeft_rerank.pyserini_names", stub)
-    assert read_qrels("dl19-passage") == {"dl19-passage": {"d": 1}}
-    with pytest.raises(InputError, match="qrels file not found: .*none"):
-        read_qrels(tmp_path / "none")
-
-
-def test_qrels_ids_with_white_space_are_not_written():
-    with pytest.raises(InputError, match="'d 1'"):
-        write_qrels({"q": {"d 1": 1}}, io.StringIO())

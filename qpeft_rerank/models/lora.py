@@ -100,9 +100,9 @@ class Lora:
     def merge(self) -> None:
         """Add it to the model's own weights, for good: scoring then costs no more than without it.
 
-        Left beside them it takes as long as the model itself where that is small or computes in bfloat16, and
-        the scores are no nearer to those in float32. The model can have no other `Lora` at work any more. To
-        a quantised model, which cannot take it, nothing happens.
+        Beside a model in bfloat16 it computes in float32, which took longer than the packaged model itself, and
+        its scores were no nearer to those all in float32. The model can have no other `Lora` at work any
+        more. To a quantised model, which cannot take it, nothing happens.
         """
         if getattr(self.model.config, "quantization_config", None) is not None:
             return
