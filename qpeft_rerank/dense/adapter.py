@@ -14,7 +14,6 @@ from typing import Any
 from torch import nn
 
 from qpeft_rerank.dense.causal import CausalEncoder, body_of
-from qpeft_rerank.dense.config import ENCODER_FILE
 from qpeft_rerank.dense.encoder import check_probe, choose_config, known_config
 from qpeft_rerank.dense.hub import commit_in
 from qpeft_rerank.dense.vectors import PROBE_FILE, read_probe
@@ -22,6 +21,7 @@ from qpeft_rerank.errors import AdapterError, one_line
 from qpeft_rerank.models import adapter as pair_adapter
 from qpeft_rerank.models import lora
 from qpeft_rerank.models.base import BaseModel, load_base
+from qpeft_rerank.models.names import ENCODER_FILE
 
 
 def open_adapter(
@@ -42,8 +42,7 @@ def open_adapter(
         InputError: our own folder's probe text gets another vector than at the training: another base model.
     """
     folder = pair_adapter.fetch_folder(name, adapter_revision)
-    if lora.whole_of(folder) != folder:  # without what stands beside it, texts would be put to it wrongly
-        raise AdapterError(f"{folder} is a part of an adapter: name the folder that it is in")
+    lora.check_whole(folder)
     ours = (folder / ENCODER_FILE).is_file() and (folder / lora.FOLDER).is_dir()
     weights = folder / lora.FOLDER if ours else folder
     config = _read_peft_json(weights)

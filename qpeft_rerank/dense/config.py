@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import atomic_write
+from qpeft_rerank.models.names import ENCODER_FILE
 from qpeft_rerank.settings import check_settings, setting
 
-ENCODER_FILE = "encoder.json"
 FORMAT = "qpeft-rerank encoder 1"
 POOLINGS = ("last", "mean", "cls")
 TEMPLATES: dict[str, dict[str, Any]] = {

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qpeft_rerank.dense.config import ENCODER_FILE, EncoderConfig, read_encoder_config
+from qpeft_rerank.dense.config import EncoderConfig, read_encoder_config
 from qpeft_rerank.dense.hub import find_file
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.models.names import ENCODER_FILE
 from qpeft_rerank.passages import Passage
 
 # Anything that tokenizers treat differently; what an encoder makes of it tells it from others.

@@ -17,14 +17,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from qpeft_rerank.dense.config import ENCODER_FILE
 from qpeft_rerank.errors import AdapterError, InputError, one_line
 from qpeft_rerank.files import atomic_write, replacing
 from qpeft_rerank.models import lora
 from qpeft_rerank.models.base import BaseModel, load_base, same_weights
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.methods import make_scorer
-from qpeft_rerank.models.names import CARD_FILE, fetch_folder
+from qpeft_rerank.models.names import CARD_FILE, ENCODER_FILE, fetch_folder
 from qpeft_rerank.models.rankllama import open_checkpoint
 from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.training.folder import CHECKPOINT, has_checkpoint
@@ -207,8 +206,7 @@ def _rankllama_checkpoint(folder: Path) -> dict[str, Any] | None:
     config = _read_json(folder)
     if not isinstance(config, dict) or config.get("task_type") != "SEQ_CLS" or "format" in config:
         return None
-    if lora.whole_of(folder) != folder:
-        raise AdapterError(f"{folder} is a part of an adapter: name the folder that it is in")
+    lora.check_whole(folder)
     if not isinstance(config.get("base_model_name_or_path"), str):
         raise AdapterError(f"{folder / CONFIG_FILE} lacks the name of its base model")
     return config

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from qpeft_rerank.errors import DependencyError, InputError, one_line
-from qpeft_rerank.models.names import check_name, fetch_folder
+from qpeft_rerank.models.names import ENCODER_FILE, check_name, fetch_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("8bit", "4bit")
@@ -236,7 +236,6 @@ def _quantization(quantize: str) -> Any:
 def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
     from peft import PeftModel
 
-    from qpeft_rerank.dense.config import ENCODER_FILE
     from qpeft_rerank.models.lora import FOLDER, read_peft_config, whole_of
 
     folder = fetch_folder(lora)

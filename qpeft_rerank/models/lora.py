@@ -22,11 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qpeft_rerank.dense.config import ENCODER_FILE
 from qpeft_rerank.errors import AdapterError, InputError, one_line
 from qpeft_rerank.files import atomic_write, replacing
 from qpeft_rerank.models.base import LORA_NAME, BaseModel
 from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.models.names import ENCODER_FILE
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -100,8 +100,8 @@ class Lora:
     def merge(self) -> None:
         """Add it to the model's own weights, for good: scoring then costs no more than without it.
 
-        Beside a model in bfloat16 it computes in float32, which took longer than the packaged model itself, and
-        its scores were no nearer to those all in float32. The model can have no other `Lora` at work any
+        Beside a model in bfloat16 it computes in float32: that took longer than the packaged model itself,
+        and its scores were no nearer to those all in float32. The model can have no other `Lora` at work any
         more. To a quantised model, which cannot take it, nothing happens.
         """
         if getattr(self.model.config, "quantization_config", None) is not None:
@@ -228,6 +228,12 @@ def whole_of(folder: Path) -> Path:
     whole = place.parent
     inside = place.name == FOLDER and any((whole / file).is_file() for file in (CONFIG_FILE, ENCODER_FILE))
     return whole if inside else folder
+
+
+def check_whole(folder: Path) -> None:
+    """Raise `AdapterError` for a LoRA that is a part of an adapter, and would be used without the rest."""
+    if whole_of(folder) != folder:
+        raise AdapterError(f"{folder} is a part of an adapter: name the folder that it is in")
 
 
 def weights_sha256(folder: Path) -> str:

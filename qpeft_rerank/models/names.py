@@ -7,6 +7,7 @@ from pathlib import Path
 from qpeft_rerank.errors import InputError
 
 CARD_FILE = "README.md"
+ENCODER_FILE = "encoder.json"  # in the folder of an encoder of the dense first stage
 
 
 def check_name(name: str, revision: str | None = None) -> None:
