@@ -1,4 +1,4 @@
-"""Weights are the best of those that were tried, and come back from their file with all settings."""
+"""Weights are the mean of what is best on samples of the topics, and come back from their file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qpeft_rerank import fusion_weights
@@ -37,18 +38,39 @@ def pools(*runs: list[Ranking]) -> list[Pool]:
     return list(pool_runs(runs, CONFIG))
 
 
-def test_two_runs_are_tried_with_all_weights_and_the_best_is_taken() -> None:
+def test_two_runs_are_tried_with_all_weights() -> None:
     good, better = run(0.2, 1), run(0.5, 2)
-    heard: list[tuple[Trial, bool]] = []  # and whether it is the best so far
-    found = tune_weights(pools(good, better), QRELS, "AP", on_trial=lambda *trial: heard.append(trial))
-    assert [trial.weights[0] for trial in found.trials] == [round(n * 0.05, 2) for n in range(21)]
-    assert [trial for trial, _ in heard] == found.trials
-    assert [trial.value for trial, best in heard if best][-1] == found.best.value
-    assert found.best.value == max(trial.value for trial in found.trials)
-    assert 0 < found.best.weights[0] < 0.5
+    heard: list[Trial] = []
+    found = tune_weights(pools(good, better), QRELS, "AP", on_trial=heard.append)
+    assert [trial.weights[0] for trial in found.trials[:21]] == [round(n * 0.05, 2) for n in range(21)]
+    assert heard == found.trials and found.chosen == found.trials[-1]
+    assert 0 < found.chosen.weights[0] < 0.5 and sum(found.chosen.weights) == pytest.approx(1)
     for weights, value in found.trials[::5]:
         alone = fuse([good, better], FusionConfig("interpolation", weights=weights))
         assert value == evaluate(alone, QRELS, ["AP"]).means["AP"]
+
+
+def test_chosen_is_the_mean_of_what_is_best_on_samples_of_the_topics() -> None:
+    good, better = run(0.2, 1), run(0.5, 2)
+    grid = [round(n * 0.05, 2) for n in range(21)]
+    values = []  # [weights, topics]
+    for weight in grid:
+        fused = fuse([good, better], FusionConfig("interpolation", weights=(weight, 1 - weight)))
+        values.append([topic["AP"] for topic in evaluate(fused, QRELS, ["AP"]).per_topic.values()])
+    draw, best = np.random.default_rng(0), []
+    for _ in range(fusion_weights.SAMPLES):
+        means = np.array(values)[:, draw.integers(0, len(QRELS), len(QRELS))].mean(axis=1)
+        equal = np.flatnonzero(means > means.max() - 1e-9)
+        best.append(grid[equal[len(equal) // 2]])
+    assert len(set(best)) > 3  # samples differ
+    assert tune_weights(pools(good, better), QRELS, "AP").chosen.weights[0] == pytest.approx(np.mean(best))
+
+
+def test_one_topic_chooses_no_less() -> None:
+    """All samples of it are alike: the middle of its best weights is chosen."""
+    good, better = run(0.2, 1)[:1], run(0.5, 2)[:1]
+    found = tune_weights(pools(good, better), {"0": QRELS["0"]}, "AP")
+    assert found.chosen.value == max(trial.value for trial in found.trials)
 
 
 @pytest.mark.parametrize("measure", ["nDCG@10", "RR@10", "R@5", "Success@1"])
@@ -63,39 +85,40 @@ def test_a_measure_that_looks_at_the_first_ranks_gives_what_the_whole_run_would(
 def test_what_hits_cut_off_counts_as_not_found() -> None:
     both = pools(run(0, 1), run(0, 2))
     few, all_ = (tune_weights(both, QRELS, "R@100", hits=hits) for hits in (3, None))
-    assert few.best.value < all_.best.value == 1
+    assert few.chosen.value < all_.chosen.value == 1
 
 
 def test_of_equally_good_weights_the_middle_ones_are_taken() -> None:
     same = run(0.3, 1)
-    assert tune_weights(pools(same, same), QRELS).best.weights == (0.5, 0.5)
+    assert tune_weights(pools(same, same), QRELS).chosen.weights == (0.5, 0.5)
     useless = [Ranking(ranking.qid, [ScoredDoc("other", 1.0)]) for ranking in same]
     found = tune_weights(pools(same, useless), QRELS, "RR@10", hits=3)
-    good = [trial.weights[0] for trial in found.trials if trial.value == found.best.value]
-    assert min(good) < found.best.weights[0] < max(good)
+    good = [trial.weights[0] for trial in found.trials if trial.value == found.chosen.value]
+    assert min(good) < found.chosen.weights[0] < max(good)
 
 
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.3333, 0.3333, 0.3333)])
 def test_rounding_does_not_choose_between_equally_good_weights(
     weights: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    better: list[bool] = []
+    tried: list[Trial] = []
 
     def a_little_more_each_time(rankings: Any, qrels: Any, measures: list[str], name: str) -> Any:
-        return SimpleNamespace(means={measures[0]: 0.9 + 1e-15 * len(better)})
+        value = 0.9 + 1e-15 * len(tried)
+        topics = {qid: {measures[0]: value} for qid in QRELS}
+        return SimpleNamespace(means={measures[0]: value}, per_topic=topics)
 
     monkeypatch.setattr(fusion_weights, "evaluate", a_little_more_each_time)
     both = pools(*[run(0.3, 1)] * len(weights))
-    found = tune_weights(both, QRELS, on_trial=lambda trial, best: better.append(best))
-    assert found.best.weights == weights and len({trial.value for trial in found.trials}) > 1
-    assert better == [True] + [False] * (len(found.trials) - 1)
+    found = tune_weights(both, QRELS, on_trial=tried.append)
+    assert found.chosen.weights == weights and len({trial.value for trial in found.trials}) > 1
 
 
 def test_coordinate_search_finds_the_run_that_is_worth_more() -> None:
     found = tune_weights(pools(run(0, 1), run(0.6, 2), run(0.1, 3)), QRELS, "AP")
     assert found.trials[0].weights == (0.3333, 0.3333, 0.3333)
-    assert found.best.value == max(trial.value for trial in found.trials) > found.trials[0].value
-    assert max(found.best.weights) == found.best.weights[1]
+    assert found.chosen.value > found.trials[0].value
+    assert max(found.chosen.weights) == found.chosen.weights[1]
     assert len({trial.weights for trial in found.trials}) == len(found.trials)
 
 

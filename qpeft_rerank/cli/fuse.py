@@ -1,7 +1,8 @@
 """Fuse two or more runs into one: by reciprocal ranks, or by weighted scores.
 
 Weights are equal, or given with --weights, or tuned: with --tune, the runs are of topics with qrels (those of
-the split dev, with -c), and the weights are taken that are best by the measure. Each try is said on stderr.
+the split dev, with -c), and the weights are chosen that are best by the measure, on average over samples of
+the topics. Each try is said on stderr.
 --save keeps the weights and their settings in a file; --weights takes it for the runs of other topics. The
 fused run is written in any case. Topics that only some of the runs have are kept, and their number is said.
 """
@@ -9,6 +10,7 @@ fused run is written in any case. Topics that only some of the runs have are kep
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,7 +35,7 @@ class TuneOptions(QrelsOptions):
     default_split: ClassVar[str] = "dev"
 
     split: str | None = option(None, "split of the collection that the runs are of (default: dev)")
-    tune: bool = option(False, "take the weights that are best for these runs by the qrels")
+    tune: bool = option(False, "choose the weights that are best for these runs by the qrels")
     measure: str | None = option(
         None, "measure that they are best by (default: nDCG@10)", flags=("-m", "--measure")
     )
@@ -132,7 +134,7 @@ def _noting_partly_found(pools: Iterable[Pool], partly: list[str]) -> Iterator[P
 def _tuned(
     options: FuseOptions, config: FusionConfig, pools: Iterable[Pool]
 ) -> tuple[tuple[float, ...], list[Pool]]:
-    """The best weights, said and saved, and what they weigh."""
+    """The tuned weights, said and saved, and what they weigh."""
     from qpeft_rerank.fusion_weights import save_weights, tune_weights
     from qpeft_rerank.measures import parse_measures
     from qpeft_rerank.trec import read_qrels
@@ -144,13 +146,17 @@ def _tuned(
     source = options.qrels_source()
     qrels, pools = read_qrels(source), list(pools)
 
-    def say(trial: Trial, best: bool) -> None:
-        if best or len(options.runs) == 2:  # a search over more runs tries hundreds
+    highest = -math.inf
+
+    def say(trial: Trial) -> None:
+        nonlocal highest
+        if trial.value > highest or len(options.runs) == 2:  # a search over more runs tries hundreds
+            highest = max(highest, trial.value)
             _log.info("weights %s: %s %.4f", _text(trial.weights), measure, trial.value)
 
     tuning = tune_weights(pools, qrels, measure, options.hits, say)
-    weights, value = tuning.best
-    _log.info("the best of %d: weights %s, %s %.4f", len(tuning.trials), _text(weights), measure, value)
+    weights, value = tuning.chosen
+    _log.info("chosen of %d: weights %s, %s %.4f", len(tuning.trials), _text(weights), measure, value)
     if options.save is not None:
         sources = {"runs": options.runs, "qrels": source, "hits": options.hits}
         save_weights(options.save, config, tuning, sources)

@@ -93,12 +93,13 @@ class Development:
         measures = self._measure(rankings)
         if isinstance(objective, PairObjective):
             tuning = self._tune(rankings)
-            keep_weight(output, tuning.best.weights[1])
-            measures |= {"weight": tuning.best.weights[1], f"{tuning.measure} with weight": tuning.best.value}
+            weights, value = tuning.chosen
+            keep_weight(output, weights[1])
+            measures |= {"weight": weights[1], f"{tuning.measure} with weight": value}
         return measures
 
     def _tune(self, reranked: list[Ranking]) -> Tuning:
-        """The best share of the model in a candidate's score; the first stage has the rest."""
+        """The tuned share of the model in a candidate's score; the first stage has the rest."""
         first = [Ranking(r.qid, r.docs[: self.depth]) for r in self.rankings]
         scored = [Ranking(r.qid, r.docs[: self.depth]) for r in reranked]
         pools = list(pool_runs([first, scored], FusionConfig("interpolation", "z-score")))
