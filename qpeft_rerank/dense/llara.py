@@ -128,7 +128,7 @@ class Llara(OnBaseModel):
         head = self._head[0]
         head.rows = torch.cat([batch.marks, batch.before])
         try:
-            logits = self.model(input_ids=batch.ids, use_cache=False).logits[0].float()
+            logits = self.model(input_ids=batch.ids, use_cache=False).logits.squeeze(0).float()
         finally:
             head.rows = None
         rows, marks = len(batch.ids), len(batch.marks)

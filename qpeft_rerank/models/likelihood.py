@@ -75,7 +75,7 @@ class QueryLikelihood(Scorer):
         context: dict[str, Any] = {"attention_mask": visible if self.published else None, "use_cache": False}
         if batch.prefixes is not None:
             context = self._prefix(batch, visible)
-        logits = self._run(last, inputs_embeds=vectors, **context).logits[0].float()
+        logits = self._run(last, inputs_embeds=vectors, **context).logits.squeeze(0).float()
         labels = batch.ids[batch.scored_row, batch.scored_column]
         return -F.cross_entropy(logits, labels.to(logits.device), reduction="none").to(labels.device)
 
