@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -22,6 +21,7 @@ from qpeft_rerank.evaluation import Evaluation, evaluate
 from qpeft_rerank.files import atomic_write
 from qpeft_rerank.fusion import FusionConfig, fuse
 from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.seeds import average
 from qpeft_rerank.significance import compare
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.folder import DEV_RUN_FILE
@@ -64,7 +64,9 @@ def summarize(
 ) -> list[dict[str, Any]]:
     """A JSON-ready line for each variant of an ablation; the first one is the baseline of the tests."""
     means = {
-        what: [_mean(v.name, [one.evaluations[what] for one in measured[v.name].values()]) for v in variants]
+        what: [
+            average([one.evaluations[what] for one in measured[v.name].values()], v.name) for v in variants
+        ]
         for what in (ALONE, BESIDE)
     }
     tests = {what: (None, *compare(found).differences) for what, found in means.items()}
@@ -98,17 +100,6 @@ def summarize(
         line["settings"] = _not_default(records[0]["settings"])
         lines.append(line)
     return lines
-
-
-def _mean(name: str, evaluations: Sequence[Evaluation]) -> Evaluation:
-    """The mean over seeds, topic by topic."""
-    values: dict[str, list[float]] = {}
-    for evaluation in evaluations:
-        for qid, found in evaluation.per_topic.items():
-            values.setdefault(qid, []).append(found[MEASURE])
-    per_topic = {qid: {MEASURE: fmean(found)} for qid, found in values.items()}
-    mean = fmean(found[MEASURE] for found in per_topic.values())
-    return Evaluation(name, (MEASURE,), per_topic, {MEASURE: mean}, len(per_topic), len(per_topic), 0)
 
 
 def _not_default(made: Mapping[str, Any]) -> dict[str, Any]:

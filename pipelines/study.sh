@@ -14,7 +14,7 @@
 #               adapted before; or folders of encoders
 #   RERANKERS   what reranks the dense first stages (none by default): names out of METHODS, or folders of adapters
 #   FIRST       which of them: hybrid (BM25 and dense, fused; the default), dense, or "dense hybrid"
-#   SEEDS       of the trainings (default: 0); EVERY=5 takes every fifth test topic only
+#   SEEDS       of the trainings (default: 0), such as "0 1 2": tables have their means; EVERY=5 takes every fifth test topic only
 #   TEXT        plain text files that LLaRA reads (default: the collection's corpus, without topics and qrels)
 #   TRAIN, RERANK, ADAPT, ENCODE, INDEX     flags of the verbs; TRAIN_rankllama, RERANK_qpeft_a ...: of one method, instead
 set -euo pipefail
@@ -112,7 +112,7 @@ fuse() {
 compare() {
   local runs=() one
   for one; do runs+=("$(run "$one.test")"); done
-  qpeft evaluate "${collection[@]}" --split test "${measures[@]}" "${runs[@]}"
+  qpeft evaluate "${collection[@]}" --split test --average-seeds "${measures[@]}" "${runs[@]}"
 }
 
 [ -d "$output/index" ] || qpeft index --corpus "$data/corpus/docs.jsonl" --output "$output/index"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qpeft_rerank.report import format_report
     from qpeft_rerank.reranker import Reranker
     from qpeft_rerank.reranking import rerank
+    from qpeft_rerank.seeds import average_seeds
     from qpeft_rerank.significance import compare
     from qpeft_rerank.topics import read_topics, write_topics
     from qpeft_rerank.training.config import TrainingConfig
@@ -72,6 +73,7 @@ _HOME = {
     "format_report": "report",
     "Reranker": "reranker",
     "rerank": "reranking",
+    "average_seeds": "seeds",
     "compare": "significance",
     "read_topics": "topics",
     "write_topics": "topics",

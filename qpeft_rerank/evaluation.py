@@ -59,6 +59,8 @@ class Evaluation:
     unjudged: int
     """Number of topics of the run that the qrels do not have: left out."""
     relevance_level: int = 1
+    seeds: tuple[Evaluation, ...] = ()
+    """What this is the mean of, if it is one (`seeds.average_seeds`)."""
 
     @property
     def missing(self) -> int:

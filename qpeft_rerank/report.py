@@ -13,6 +13,7 @@ from dataclasses import asdict
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Evaluation
 from qpeft_rerank.measures import parse_measures
+from qpeft_rerank.seeds import deviation
 from qpeft_rerank.significance import ALPHA, CORRECTION, FAMILIES, TEST, Comparison, Difference, compare
 
 # Text tables are broken into several below this width: they are read in terminals and pasted into mails.
@@ -59,6 +60,9 @@ def _text(evaluations: Sequence[Evaluation], comparison: Comparison | None, per_
     summary = [["run", *shown.measures]]
     for index, evaluation in enumerate(evaluations):
         summary.append([_short(evaluation.name), *shown.row(evaluation.means)])
+        if evaluation.seeds:
+            spread = deviation(evaluation)
+            summary.append(["  deviation", *(f"{spread[m]:.4f}" for m in shown.measures)])
         if comparison is not None and index > 0:
             found = comparison.differences[index - 1]
             cells = [found[m] for m in shown.measures]
@@ -107,6 +111,11 @@ def _json(evaluations: Sequence[Evaluation], comparison: Comparison | None, per_
             {
                 "run": evaluation.name,
                 "means": evaluation.means,
+                **(
+                    {"seeds": {seed.name: seed.means for seed in evaluation.seeds}}
+                    if evaluation.seeds
+                    else {}
+                ),
                 "topics": {
                     "judged": evaluation.judged,
                     "with_results": evaluation.retrieved,
@@ -218,6 +227,8 @@ def _notes(evaluations: Sequence[Evaluation], comparison: Comparison | None) -> 
         yield f"* p < {ALPHA} in a {TEST} with {CORRECTION}'s correction over {over}."
     for e in evaluations:
         name = _short(e.name)
+        if e.seeds:
+            yield f"{name}: mean of {len(e.seeds)} seeds, topic by topic; standard deviation of their means."
         if e.missing:
             yield f"{name}: {_count(e.missing, 'judged topic')} without results, counted as 0."
         if e.unjudged:

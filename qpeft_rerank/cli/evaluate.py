@@ -4,6 +4,9 @@ Several runs give one table with differences from the first run, a paired t-test
 Measures go by both names that are in use: nDCG@10, RR@10, R@100, AP, P@30, Success@5, or ndcg_cut.10,
 recip_rank, recall.100, map.
 
+With --average-seeds, run.a.txt, run.a.seed1.txt and run.a.seed2.txt are one system, of which each topic has
+the mean.
+
 So that run.* can be given, RUN.json is skipped where RUN is given too: it is the record that rerank wrote.
 """
 
@@ -44,6 +47,9 @@ class EvaluateOptions(QrelsOptions):
         flags=("-l", "--relevance-level"),
         least=1,
     )
+    average_seeds: bool = option(
+        False, "runs whose names are alike but for .seed and a number are one: their mean, topic by topic"
+    )
     format: str = option("text", "form of the table", choices=("text", "tsv", "json", "latex"))
     output: str = option("-", "file for the table (default: stdout)", metavar="FILE")
     plot: str | None = option(
@@ -67,6 +73,7 @@ def run(options: EvaluateOptions) -> None:
     from qpeft_rerank.measures import parse_measures
     from qpeft_rerank.plots import measures_by_cutoff, plot_cutoffs
     from qpeft_rerank.report import format_report
+    from qpeft_rerank.seeds import average_seeds
     from qpeft_rerank.trec import read_qrels
 
     measures = options.measure or list(DEFAULT_MEASURES)
@@ -95,6 +102,8 @@ def run(options: EvaluateOptions) -> None:
             evaluate(run, qrels, measures, options.relevance_level, name)
             for run, name in zip(runs, run_names(runs), strict=True)
         ]
+        if options.average_seeds:
+            evaluations = average_seeds(evaluations)
         table.write(format_report(evaluations, options.format, options.per_topic))
     if options.plot is not None:
         _plot(evaluations, options.plot)
