@@ -89,7 +89,7 @@ def _hints(scorer: QueryLikelihood, inputs: Sequence[PairInput]) -> list[Tensor]
     for pair in inputs:
         query = torch.tensor(pair.query, device=scorer.base.device)
         passage = torch.tensor(pair.passage, device=scorer.base.device)
-        candidate = torch.tensor(pair.candidate, device=scorer.base.device)
+        candidate = torch.tensor(list(pair.candidate), dtype=torch.bool, device=scorer.base.device)
         if scorer.config.method == "qpeft-r":
             picked = _nearest(block, query, passage, candidate)
             vectors = block.table(torch.tensor(picked, dtype=torch.long, device=query.device))

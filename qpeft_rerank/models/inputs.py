@@ -53,7 +53,8 @@ class PairInput:
 
     The sequence is ``before`` + ``hint_slots`` hint vectors + ``after``; the last ``scored`` ids of ``after``
     are those whose likelihood is the score. ``query`` and ``passage`` are the ids hints are made from,
-    ``candidate`` tells which passage ids may become a hint.
+    ``candidate`` has a 1 for each passage id that may become a hint, else a 0. Pairs of one passage share
+    what they can: thousands are held at a time.
     """
 
     before: list[int]
@@ -61,7 +62,7 @@ class PairInput:
     scored: int
     query: list[int]
     passage: list[int]
-    candidate: list[bool]
+    candidate: bytes
     hint_slots: int
 
     @property
@@ -124,30 +125,48 @@ class PairEncoder:
             PairError: a pair does not fit the model's context even with an empty passage, or has nothing to
                 score.
         """
-        texts = [passage_text(passage, self.config.passage_format) for _, passage in pairs]
+        given = {id(passage): passage for _, passage in pairs}
+        texts = {key: passage_text(passage, self.config.passage_format) for key, passage in given.items()}
         with self._lock:
             queries = self._tokenize_queries([query for query, _ in pairs])
-            passages = self._tokenize_passages(texts)
-        return [self._join(index, *pair) for index, pair in enumerate(zip(queries, passages, strict=True))]
+            passages = self._tokenize_passages([texts[id(passage)] for _, passage in pairs])
+        of_passage = {id(passage): self._of_passage(passage) for passage in passages}
+        return [
+            self._join(index, query, passage, *of_passage[id(passage)])
+            for index, (query, passage) in enumerate(zip(queries, passages, strict=True))
+        ]
 
-    def _join(self, index: int, query: list[int], passage: TokenizedPassage) -> PairInput:
+    def _of_passage(self, passage: TokenizedPassage) -> tuple[list[int], bytes]:
+        """What all pairs of a passage share: the ids down to its last, and which of its own may be hints."""
+        before = self.bos + self.prompt + self.passage_heading + passage.ids
+        if not self.config.has_hints:
+            return before, b""
+        allowed = [True] * len(passage.ids)
+        for name, filtered in (("stopwords", passage.stopword), ("non-alphabetic", passage.non_alphabetic)):
+            if name in self.config.filters:
+                allowed = [a and not f for a, f in zip(allowed, filtered, strict=True)]
+        return before, bytes(allowed)
+
+    def _join(
+        self, index: int, query: list[int], passage: TokenizedPassage, before: list[int], candidate: bytes
+    ) -> PairInput:
         scored = query + self.eos
         if not scored:
             raise PairError("an empty query has no likelihood (the tokenizer has no end token either)", index)
         slots = self._hint_slots(len(query))
-        front, middle = self.bos + self.prompt, self.passage_heading
-        fixed = len(front) + slots + len(middle) + len(self.question_heading) + len(scored)
-        ids, stopword, non_alphabetic = passage
+        fixed = len(before) - len(passage.ids) + slots + len(self.question_heading) + len(scored)
+        ids = passage.ids
         if self.context is not None and fixed + len(ids) > self.context:
             room = self.context - fixed
             if room < 0:
                 raise PairError(f"the query is too long: the model takes {self.context} tokens", index, fixed)
-            ids, stopword, non_alphabetic = ids[:room], stopword[:room], non_alphabetic[:room]
+            before, ids, candidate = before[: len(before) - len(ids) + room], ids[:room], candidate[:room]
+        after = self.question_heading + scored
         if self.config.placement == "prefix":
-            before, after = front, middle + ids + self.question_heading + scored
-        else:
-            before, after = front + middle + ids, self.question_heading + scored
-        candidate = self._candidates(query, ids, stopword, non_alphabetic) if self.config.has_hints else []
+            front = len(self.bos) + len(self.prompt)
+            before, after = before[:front], before[front:] + after
+        if "query" in self.config.filters and candidate and not (in_query := set(query)).isdisjoint(ids):
+            candidate = bytes(a and i not in in_query for a, i in zip(candidate, ids, strict=True))
         return PairInput(before, after, len(scored), query, ids, candidate, slots)
 
     def _hint_slots(self, query_length: int) -> int:
@@ -157,20 +176,6 @@ class PairEncoder:
             self.config.method, self.config.k
         )
         return len(self.hint_head) + hints + len(self.hint_tail)
-
-    def _candidates(
-        self, query: list[int], ids: list[int], stopword: list[bool], non_alphabetic: list[bool]
-    ) -> list[bool]:
-        filters = self.config.filters
-        allowed = [True] * len(ids)
-        if "stopwords" in filters:
-            allowed = [a and not s for a, s in zip(allowed, stopword, strict=True)]
-        if "non-alphabetic" in filters:
-            allowed = [a and not n for a, n in zip(allowed, non_alphabetic, strict=True)]
-        if "query" in filters:
-            in_query = set(query)
-            allowed = [a and i not in in_query for a, i in zip(allowed, ids, strict=True)]
-        return allowed
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenize([text])["input_ids"][0]

@@ -74,7 +74,7 @@ class PublishedEncoder(PairEncoder):
         else:
             x_after = x
         candidate = [self._visible(i, q) for i in x] + [False] * scored if self.config.has_hints else []
-        return PairInput(before, x_after + y, scored, q, row, candidate, self._hint_slots(len(q)))
+        return PairInput(before, x_after + y, scored, q, row, bytes(candidate), self._hint_slots(len(q)))
 
     def _visible(self, token: int, query: list[int]) -> bool:
         """Whether attention may look at a token; for the retrieval methods filters come after the ranking."""

@@ -72,7 +72,7 @@ class RankEncoder(PairEncoder):
             if fixed >= self.context:
                 raise PairError(f"the query is too long: the model takes {self.context} tokens", index, fixed)
             ids = ids[: self.context - fixed]
-        return PairInput([], self.bos + query + self.middle + ids + self.end, 1, [], [], [], 0)
+        return PairInput([], self.bos + query + self.middle + ids + self.end, 1, [], [], b"", 0)
 
 
 class RankLlama(Scorer):

@@ -274,3 +274,14 @@ def test_a_tokenizer_without_word_borders_is_refused() -> None:
 
     with pytest.raises(InputError, match="slow"):
         encoder(Slow())
+
+
+def test_pairs_of_a_passage_share_what_does_not_depend_on_the_query() -> None:
+    passage, other = Passage("1", "Salt", "salt melts ice"), Passage("2", "", "sugar is sweet")
+    asked = [("why far", passage), ("why far", other), ("what melts", passage)]
+    pairs = encoder(filters=("stopwords",)).encode(asked)
+    assert pairs[0].before is pairs[2].before is not pairs[1].before
+    assert pairs[0].candidate is pairs[2].candidate
+    filtered = encoder(filters=("stopwords", "query")).encode(asked)
+    assert filtered[0].before is filtered[2].before
+    assert sum(filtered[2].candidate) < sum(pairs[2].candidate)
