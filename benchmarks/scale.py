@@ -34,12 +34,16 @@ def main() -> None:
     parser.add_argument("--topics", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     parser.add_argument("--depth", type=int, default=10, help="candidates of each topic")
     parser.add_argument("--layers", type=int, default=2, help="layers of the model")
+    parser.add_argument("--dtype", help="type of the weights (default: that of qpeft rerank)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save = [sys.executable, "-c", _SAVE_MODEL, folder / "model", str(options.layers)]
         subprocess.run(save, check=True, cwd=Path(__file__).parent, capture_output=True)
-        rows = [measure(folder, topics, options.depth, options.repeats) for topics in sorted(options.topics)]
+        more = ["--dtype", options.dtype] if options.dtype else []
+        rows = [
+            measure(folder, topics, options.depth, options.repeats, more) for topics in sorted(options.topics)
+        ]
     first = rows[0]
     for row in rows:  # start-up is in all of them: what is over the smallest is the topics' own
         more = row["pairs"] - first["pairs"]
@@ -47,12 +51,12 @@ def main() -> None:
     report("Rerank, more and more topics", rows, options)
 
 
-def measure(folder: Path, topics: int, depth: int, repeats: int) -> dict[str, Any]:
+def measure(folder: Path, topics: int, depth: int, repeats: int, flags: list[str]) -> dict[str, Any]:
     """One row: a made run of so many topics, reranked."""
     run, texts, output = (folder / f"{name}.{topics}" for name in ("run", "topics", "out"))
     make_run(run, texts.with_suffix(".tsv"), topics, depth)
     command = [sys.executable, "-m", "qpeft_rerank", "rerank", run, "--model", folder / "model"]
-    command += ["--topics", texts.with_suffix(".tsv"), "--corpus", CORPUS, "--depth", str(depth)]
+    command += ["--topics", texts.with_suffix(".tsv"), "--corpus", CORPUS, "--depth", str(depth), *flags]
     finished = []
     for _ in range(repeats):
         output.unlink(missing_ok=True)
