@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qpeft_rerank.training.data import TrainingData
 
 MEASURE, LINES_FILE = "nDCG@10", "ablations.jsonl"
+NORMAL_95 = 1.96  # standard errors on either side
 ALONE, BESIDE = MEASURE, f"{MEASURE} with weight"  # as a record of training names them
 
 
@@ -87,6 +88,7 @@ def summarize(
                 test = tests[what][place][MEASURE]
                 line[f"{what}: test"] = {
                     "difference": test.difference,
+                    "standard_error": abs(test.difference / test.t) if test.t else 0.0,
                     "p": test.p,
                     "p_holm": test.p_corrected,
                     "wins, ties, losses": [test.wins, test.ties, test.losses],
@@ -158,7 +160,10 @@ def _test(test: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def draw(lines: Sequence[Mapping[str, Any]], picture: Path) -> None:
-    """Alone on the left, beside the first stage on the right: a dot for each seed, a bar for the mean."""
+    """Alone on the left, beside the first stage on the right: a dot for each seed, a bar for the mean.
+
+    Whiskers are the 95% confidence interval of the difference from the baseline.
+    """
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     baseline, *others = lines
     values = sorted(lines, key=lambda line: _number(line["value"]))  # as they are where they are no numbers
@@ -169,7 +174,10 @@ def draw(lines: Sequence[Mapping[str, Any]], picture: Path) -> None:
             axes.plot([column] * len(seeds), seeds, "o", color="#56B4E9", markersize=4)
             test = line.get(f"{what}: test") or {"p_holm": None}
             sure = test["p_holm"] is not None and test["p_holm"] < 0.05
-            axes.plot(column, line[what], "_", color="#D55E00" if sure else "#0072B2", markersize=24)
+            colour = "#D55E00" if sure else "#0072B2"
+            axes.plot(column, line[what], "_", color=colour, markersize=24)
+            error = NORMAL_95 * test.get("standard_error", 0.0)
+            axes.errorbar(column, line[what], error, color=colour, capsize=4, linewidth=0.8)
         axes.axhline(baseline[what], color="grey", linestyle=":", linewidth=0.8)
         axes.set_xticks(
             range(len(values)), [line["value"].replace("-", "-\n").replace(" ", "\n") for line in values]
@@ -177,7 +185,8 @@ def draw(lines: Sequence[Mapping[str, Any]], picture: Path) -> None:
         axes.tick_params(axis="x", labelsize="small")
         axes.margins(0.15)
         axes.set(title="alone" if what == ALONE else "with the first stage", ylabel=f"{MEASURE}, development")
-    figure.suptitle(f"{baseline['ablation']} ({baseline['baseline']}); orange: p < 0.05", fontsize="medium")
+    title = f"{baseline['ablation']} ({baseline['baseline']}); 95% interval of the difference"
+    figure.suptitle(f"{title}, orange: p < 0.05", fontsize="medium")
     figure.savefig(picture, dpi=100)
 
 

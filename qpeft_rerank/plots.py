@@ -69,9 +69,12 @@ def plot_cutoffs(evaluations: Sequence[Evaluation], path: str | PathLike[str]) -
         path: where to write the picture.
 
     Raises:
-        InputError: no measure has two cutoffs, other measures or topics, a path that cannot be written.
+        InputError: no evaluation, no measure with two cutoffs, other measures or topics, a path that cannot
+            be written.
         DependencyError: matplotlib is missing.
     """
+    if not evaluations:
+        raise InputError("there is no evaluation to draw")
     first, *others = evaluations
     for other in others:
         if other.measures != first.measures or other.per_topic.keys() != first.per_topic.keys():

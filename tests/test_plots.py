@@ -127,3 +127,8 @@ def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypat
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(DependencyError, match="pip install matplotlib"):
         plot_training(RECORD, tmp_path / "curves.png")
+
+
+def test_nothing_cannot_be_drawn(tmp_path) -> None:
+    with pytest.raises(InputError, match="no evaluation"):
+        plot_cutoffs([], tmp_path / "none.png")
