@@ -9,9 +9,11 @@ it, and the paired test is over topics.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -88,7 +90,7 @@ def summarize(
                 test = tests[what][place][MEASURE]
                 line[f"{what}: test"] = {
                     "difference": test.difference,
-                    "standard_error": abs(test.difference / test.t) if test.t else 0.0,
+                    "standard_error": _standard_error(found[0], found[place]),
                     "p": test.p,
                     "p_holm": test.p_corrected,
                     "wins, ties, losses": [test.wins, test.ties, test.losses],
@@ -102,6 +104,12 @@ def summarize(
         line["settings"] = _not_default(records[0]["settings"])
         lines.append(line)
     return lines
+
+
+def _standard_error(baseline: Evaluation, other: Evaluation) -> float:
+    """Of the mean difference between two variants; 0 where there are too few topics to tell."""
+    values = [other.per_topic[qid][MEASURE] - one[MEASURE] for qid, one in baseline.per_topic.items()]
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _not_default(made: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,11 +86,13 @@ def tune_weights(
     by_topic: dict[Weights, np.ndarray] = {}
 
     def values(weights: Weights) -> np.ndarray:
-        """The measure's value for each topic."""
+        """The measure's value for each topic, of which the mean is looked at: its logarithm if that is
+        geometric."""
         if weights not in by_topic:
             rankings = (pool.ranking(weights, needed) for pool in judged)
             found = evaluate(rankings, qrels, [spelling], name="fused")
-            by_topic[weights] = np.array([topic[spelling] for topic in found.per_topic.values()])
+            one = np.array([topic[spelling] for topic in found.per_topic.values()])
+            by_topic[weights] = np.log(one) if names[0].family.summary == "geometric" else one
             trials.append(Trial(weights, found.means[spelling]))
             if on_trial is not None:
                 on_trial(trials[-1])

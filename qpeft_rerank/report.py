@@ -62,7 +62,7 @@ def _text(evaluations: Sequence[Evaluation], comparison: Comparison | None, per_
         summary.append([_short(evaluation.name), *shown.row(evaluation.means)])
         if evaluation.seeds:
             spread = deviation(evaluation)
-            summary.append(["  deviation", *(f"{spread[m]:.4f}" for m in shown.measures)])
+            summary.append(["  standard deviation", *(f"{spread[m]:.4f}" for m in shown.measures)])
         if comparison is not None and index > 0:
             found = comparison.differences[index - 1]
             cells = [found[m] for m in shown.measures]
@@ -228,7 +228,7 @@ def _notes(evaluations: Sequence[Evaluation], comparison: Comparison | None) -> 
     for e in evaluations:
         name = _short(e.name)
         if e.seeds:
-            yield f"{name}: mean of {len(e.seeds)} seeds, topic by topic; standard deviation of their means."
+            yield f"{name}: mean of {len(e.seeds)} seeds, topic by topic."
         if e.missing:
             yield f"{name}: {_count(e.missing, 'judged topic')} without results, counted as 0."
         if e.unjudged:

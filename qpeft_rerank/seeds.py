@@ -9,16 +9,20 @@ import re
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
+from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Evaluation
 from qpeft_rerank.measures import parse_measures
 
-_SEED = re.compile(r"\.seed\d+(?=\.|$)")
+_SEED = re.compile(r"\.seed\d+(?=[.+_]|$)")
 
 
 def average_seeds(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
     """The same, with one evaluation for all whose names are alike without ``.seed`` and a number.
 
     Each has the place of the first one of its runs. A run that stands alone stays as it is.
+
+    Raises:
+        InputError: seeds of one system were evaluated on different topics or by different measures.
 
     >>> run = [Evaluation(f"a{s}", ("AP",), {"1": {"AP": v}}, {"AP": v}, 1, 1, 0) for s, v in
     ...        (("", 0.25), (".seed1", 0.75))]
@@ -28,6 +32,10 @@ def average_seeds(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
     systems: dict[str, list[Evaluation]] = {}
     for evaluation in evaluations:
         systems.setdefault(_SEED.sub("", evaluation.name), []).append(evaluation)
+    for first, *others in systems.values():
+        for other in others:
+            if (other.measures, other.per_topic.keys()) != (first.measures, first.per_topic.keys()):
+                raise InputError(f"runs {first.name!r} and {other.name!r} have other measures or topics")
     return [runs[0] if len(runs) == 1 else average(runs, name) for name, runs in systems.items()]
 
 

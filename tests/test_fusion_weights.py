@@ -66,6 +66,20 @@ def test_chosen_is_the_mean_of_what_is_best_on_samples_of_the_topics() -> None:
     assert tune_weights(pools(good, better), QRELS, "AP").chosen.weights[0] == pytest.approx(np.mean(best))
 
 
+def test_a_geometric_mean_is_tuned_as_one() -> None:
+    found = tune_weights(pools(run(0.2, 1), run(0.5, 2)), QRELS, "gm_map")
+    arithmetic = tune_weights(pools(run(0.2, 1), run(0.5, 2)), QRELS, "AP")
+    assert found.chosen.weights != arithmetic.chosen.weights
+    assert (
+        found.chosen.value
+        == evaluate(
+            fuse([run(0.2, 1), run(0.5, 2)], FusionConfig("interpolation", weights=found.chosen.weights)),
+            QRELS,
+            ["gm_map"],
+        ).means["gm_map"]
+    )
+
+
 def test_one_topic_chooses_no_less() -> None:
     """All samples of it are alike: the middle of its best weights is chosen."""
     good, better = run(0.2, 1)[:1], run(0.5, 2)[:1]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qpeft_rerank.cli.__main__ import main
+from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Evaluation, evaluate
 from qpeft_rerank.report import format_report
 from qpeft_rerank.seeds import average, average_seeds, deviation
@@ -40,6 +41,8 @@ def test_names_that_differ_by_a_seed_are_one_system_in_the_place_of_the_first() 
         "run.a.seed12.test",
         "run.a.seedling.test",
         "b.seed3",
+        "b.seed3+a",
+        "b+a",
     ]
     averaged = average_seeds(of(name, *FIRST) for name in names)
     assert [(one.name, len(one.seeds)) for one in averaged] == [
@@ -47,6 +50,7 @@ def test_names_that_differ_by_a_seed_are_one_system_in_the_place_of_the_first() 
         ("run.a.test", 3),
         ("b", 2),
         ("run.a.seedling.test", 0),
+        ("b+a", 2),
     ]
 
 
@@ -82,10 +86,16 @@ def test_topics_that_some_seeds_lack_have_the_mean_of_the_others() -> None:
     assert mean.means["RR@10"] == pytest.approx((0.75 + 0.5 + 1 + 0.25 + 1 + 0.5) / 6)
 
 
+def test_seeds_on_other_topics_are_an_error() -> None:
+    few = evaluate(run(*SECOND), {"0": {"good": 1}}, ["RR@10", "NumRelRet"], name="a.seed1")
+    with pytest.raises(InputError, match="'a' and 'a.seed1' have other measures or topics"):
+        average_seeds([of("a", *FIRST), few])
+
+
 def test_tables_tell_the_spread() -> None:
     averaged = average_seeds([of("base", *OTHER), of("a", *FIRST), of("a.seed1", *SECOND)])
     text = format_report(averaged)
-    assert "  deviation" in text and "a: mean of 2 seeds" in text
+    assert "  standard deviation" in text and "a: mean of 2 seeds" in text
     record = json.loads(format_report(averaged, "json"))
     assert "seeds" not in record["runs"][0]
     assert record["runs"][1]["seeds"]["a.seed1"] == of("a.seed1", *SECOND).means
@@ -109,3 +119,5 @@ def test_the_command_line_averages_when_asked(tmp_path: Path, capsys: pytest.Cap
     main([*common, "--average-seeds"])
     out = capsys.readouterr().out
     assert "difference" not in out and "mean of 2 seeds" in out
+    assert main([*common, "--average-seeds", "--plot", str(tmp_path / "picture.png")]) == 2
+    assert "two systems or more" in capsys.readouterr().err

@@ -104,6 +104,8 @@ def run(options: EvaluateOptions) -> None:
         ]
         if options.average_seeds:
             evaluations = average_seeds(evaluations)
+        if options.plot is not None and len(evaluations) < 2:
+            raise InputError("--plot needs two systems or more: seeds of one are one")
         table.write(format_report(evaluations, options.format, options.per_topic))
     if options.plot is not None:
         _plot(evaluations, options.plot)

@@ -136,7 +136,7 @@ def _tuned(
 ) -> tuple[tuple[float, ...], list[Pool]]:
     """The tuned weights, said and saved, and what they weigh."""
     from qpeft_rerank.fusion_weights import save_weights, tune_weights
-    from qpeft_rerank.measures import parse_measures
+    from qpeft_rerank.measures import EQUAL, parse_measures
     from qpeft_rerank.trec import read_qrels
 
     measure = options.measure or "nDCG@10"
@@ -150,7 +150,7 @@ def _tuned(
 
     def say(trial: Trial) -> None:
         nonlocal highest
-        if trial.value > highest or len(options.runs) == 2:  # a search over more runs tries hundreds
+        if trial.value > highest + EQUAL or len(options.runs) == 2:  # a search over more runs tries hundreds
             highest = max(highest, trial.value)
             _log.info("weights %s: %s %.4f", _text(trial.weights), measure, trial.value)
 

@@ -130,7 +130,8 @@ class PairEncoder:
         with self._lock:
             queries = self._tokenize_queries([query for query, _ in pairs])
             passages = self._tokenize_passages([texts[id(passage)] for _, passage in pairs])
-        of_passage = {id(passage): self._of_passage(passage) for passage in passages}
+        different = {id(passage): passage for passage in passages}
+        of_passage = {key: self._of_passage(passage) for key, passage in different.items()}
         return [
             self._join(index, query, passage, *of_passage[id(passage)])
             for index, (query, passage) in enumerate(zip(queries, passages, strict=True))
