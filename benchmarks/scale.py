@@ -40,9 +40,10 @@ def main() -> None:
         folder = Path(temporary)
         save = [sys.executable, "-c", _SAVE_MODEL, folder / "model", str(options.layers)]
         subprocess.run(save, check=True, cwd=Path(__file__).parent, capture_output=True)
-        more = ["--dtype", options.dtype] if options.dtype else []
+        flags = ["--depth", str(options.depth), *(["--dtype", options.dtype] if options.dtype else [])]
         rows = [
-            measure(folder, topics, options.depth, options.repeats, more) for topics in sorted(options.topics)
+            measure(folder, topics, options.depth, options.repeats, flags)
+            for topics in sorted(options.topics)
         ]
     first = rows[0]
     for row in rows:  # start-up is in all of them: what is over the smallest is the topics' own
@@ -56,7 +57,7 @@ def measure(folder: Path, topics: int, depth: int, repeats: int, flags: list[str
     run, texts, output = (folder / f"{name}.{topics}" for name in ("run", "topics", "out"))
     make_run(run, texts.with_suffix(".tsv"), topics, depth)
     command = [sys.executable, "-m", "qpeft_rerank", "rerank", run, "--model", folder / "model"]
-    command += ["--topics", texts.with_suffix(".tsv"), "--corpus", CORPUS, "--depth", str(depth), *flags]
+    command += ["--topics", texts.with_suffix(".tsv"), "--corpus", CORPUS, *flags]
     finished = []
     for _ in range(repeats):
         output.unlink(missing_ok=True)

@@ -9,11 +9,9 @@ it, and the paired test is over topics.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -90,7 +88,7 @@ def summarize(
                 test = tests[what][place][MEASURE]
                 line[f"{what}: test"] = {
                     "difference": test.difference,
-                    "standard_error": _standard_error(found[0], found[place]),
+                    "standard_error": test.standard_error,
                     "p": test.p,
                     "p_holm": test.p_corrected,
                     "wins, ties, losses": [test.wins, test.ties, test.losses],
@@ -104,12 +102,6 @@ def summarize(
         line["settings"] = _not_default(records[0]["settings"])
         lines.append(line)
     return lines
-
-
-def _standard_error(baseline: Evaluation, other: Evaluation) -> float:
-    """Of the mean difference between two variants; 0 where there are too few topics to tell."""
-    values = [other.per_topic[qid][MEASURE] - one[MEASURE] for qid, one in baseline.per_topic.items()]
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _not_default(made: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,7 +176,7 @@ def draw(lines: Sequence[Mapping[str, Any]], picture: Path) -> None:
             sure = test["p_holm"] is not None and test["p_holm"] < 0.05
             colour = "#D55E00" if sure else "#0072B2"
             axes.plot(column, line[what], "_", color=colour, markersize=24)
-            error = NORMAL_95 * test.get("standard_error", 0.0)
+            error = NORMAL_95 * (test.get("standard_error") or 0.0)
             axes.errorbar(column, line[what], error, color=colour, capsize=4, linewidth=0.8)
         axes.axhline(baseline[what], color="grey", linestyle=":", linewidth=0.8)
         axes.set_xticks(

@@ -47,6 +47,8 @@ class Difference:
     """p value after the correction."""
     significant: bool
     """``p_corrected`` is below ``ALPHA``."""
+    standard_error: float | None = None
+    """Of the difference, over topics; None where there is no test."""
 
 
 @dataclass(frozen=True)
@@ -120,28 +122,28 @@ def _topic_differences(baseline: Evaluation, other: Evaluation, measure: str) ->
     return [other.per_topic[qid][measure] - values[measure] for qid, values in baseline.per_topic.items()]
 
 
-def _paired_t_test(differences: Sequence[float]) -> tuple[float, float] | None:
-    """(t, p) of the two-sided test that the mean difference is 0; None under two topics."""
+def _paired_t_test(differences: Sequence[float]) -> tuple[float, float, float] | None:
+    """(t, p, standard error) of the two-sided test that the mean difference is 0; None under two topics."""
     n = len(differences)
     if n < 2:
         return None
     if all(abs(d) < EQUAL for d in differences):
-        return 0.0, 1.0
+        return 0.0, 1.0, 0.0
     mean = math.fsum(differences) / n
     deviation = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1))
     if deviation < EQUAL:  # the same difference on every topic
-        return math.copysign(math.inf, mean), 0.0
+        return math.copysign(math.inf, mean), 0.0, 0.0
     from scipy.special import stdtr  # the t distribution; scipy.stats would take a second to import
 
-    t = mean / (deviation / math.sqrt(n))
-    return t, 2 * float(stdtr(n - 1, -abs(t)))
+    error = deviation / math.sqrt(n)
+    return mean / error, 2 * float(stdtr(n - 1, -abs(mean / error))), error
 
 
 def _difference(
     baseline: Evaluation,
     other: Evaluation,
     measure: str,
-    test: tuple[float, float] | None,
+    test: tuple[float, float, float] | None,
     corrected: float | None,
 ) -> Difference:
     differences = _topic_differences(baseline, other, measure)
@@ -156,6 +158,7 @@ def _difference(
         p=test and test[1],
         p_corrected=corrected,
         significant=corrected is not None and corrected < ALPHA,
+        standard_error=test and test[2],
     )
 
 
