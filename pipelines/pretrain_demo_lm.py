@@ -2,12 +2,13 @@
 
     python pipelines/pretrain_demo_lm.py --data DATA --work build/lm --output build/lm/model
 
-A Llama of 4.2 million parameters (8.4 MB in bf16) with its own byte-level BPE. What it reads is described in
-``pretrain_data.py`` and ``pretrain_rows.py``, its starting weights in ``pretrain_init.py``. The learning rate
-follows the clock: it is constant for half of ``--minutes``, then falls to zero. One free core reads about
-4,000 tokens per second. Every few minutes the run writes the development losses, a checkpoint (safetensors)
-and the model; after a kill, the same command with ``--resume`` goes on. A further run (``--start``) goes on
-with the record of the model that it starts from.
+A Llama of 4.2 million parameters (8.4 MB in bf16) with its own byte-level BPE; ``--vocabulary``, ``--width``
+and ``--layers`` make others. What it reads is described in ``pretrain_data.py`` and ``pretrain_rows.py``, its
+starting weights in ``pretrain_init.py``. The learning rate follows the clock: it is constant for half of
+``--minutes``, then falls to zero. One free core reads about 4,000 tokens per second. Every few minutes the
+run writes the development losses, a checkpoint (safetensors) and the model; after a kill, the same command
+with ``--resume`` goes on. A further run (``--start``) goes on with the record of the model that it starts
+from.
 
 Matrices are trained with Muon, embeddings and norms with AdamW; weights are fp32, the forward pass is bf16
 and compiled (which needs a C++ compiler).
@@ -38,17 +39,19 @@ RECORD = "pretraining.jsonl"  # development losses, a line for each time that th
 ROWS, LENGTH = 8, 384  # one step: 3,072 tokens; longer rows cost more attention, shorter ones cut passages
 
 
-def build_model(vocabulary: int, seed: int) -> LlamaForCausalLM:
-    """4 layers: copying needs two, and a larger model would see too few tokens in the same time."""
+def build_model(vocabulary: int, seed: int, width: int = 256, layers: int = 4) -> LlamaForCausalLM:
+    """Heads of 64. Copying needs two layers and two heads; a larger model sees fewer tokens in the same
+    time.
+    """
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
-            hidden_size=256,
-            intermediate_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=4,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 64,
+            num_key_value_heads=width // 64,
             max_position_embeddings=2048,
             tie_word_embeddings=True,
             bos_token_id=0,
@@ -188,6 +191,8 @@ def main() -> None:
         "--minutes", type=float, default=52, help="training time; the learning rate ends at zero"
     )
     parser.add_argument("--vocabulary", type=int, default=6144)
+    parser.add_argument("--width", type=int, default=256, help="a multiple of 64, 256 or more")
+    parser.add_argument("--layers", type=int, default=4, help="2 or more")
     parser.add_argument("--learning-rate", type=float, default=4e-3, help="of embeddings and norms (AdamW)")
     parser.add_argument("--matrix-learning-rate", type=float, default=0.015, help="of the matrices (Muon)")
     parser.add_argument("--threads", type=int, default=2)
@@ -198,16 +203,19 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
     args = parser.parse_args()
 
+    if args.width % 64 or args.width < 256 or args.layers < 2:
+        parser.error("the planted heads take a --width of 256, 320, 384 ... and --layers of 2 or more")
     torch.set_num_threads(args.threads)
     if not (args.work / "data.json").exists():
         prepare(args.data, args.work, args.vocabulary, args.seed)
     development = Development(args.work, args.seed, (ROWS, LENGTH))
-    trainer = Trainer(build_model(args.vocabulary, args.seed), args.learning_rate, args.matrix_learning_rate)
+    model = build_model(args.vocabulary, args.seed, args.width, args.layers)
+    trainer = Trainer(model, args.learning_rate, args.matrix_learning_rate)
     if args.start:
-        load_model(trainer.model, args.start / "model.safetensors", strict=False)  # the head is tied
+        load_model(model, args.start / "model.safetensors", strict=False)  # the head is tied
     if args.resume:
         trainer.load(args.work)
-    model, state = trainer.model, trainer.state
+    state = trainer.state
     rows = Rows(args.work, LENGTH, args.seed + state["step"])
     run = torch.compile(lambda ids, numbers: token_losses(model, ids, numbers), dynamic=False)
     record = args.work / RECORD

@@ -84,7 +84,9 @@ class Development:
         return found
 
     def measure(self, run: Losses, ranking: bool) -> dict[str, float]:
-        """Mean losses in nats per token; with ``ranking``, MRR and hit@1 of the gold passage among 20."""
+        """Mean losses in nats per token, and per question, which compares vocabularies; with ``ranking``, MRR
+        and hit@1 of the gold passage among 20.
+        """
         result = {"plain": float(np.mean(np.concatenate([x[1:] for x in self.losses(run, self.plain)])))}
         for name, documents in self.pairs.items():
             there, absent, all_losses = [], [], []
@@ -96,6 +98,7 @@ class Development:
                     if token != self.layout.eos and self.layout.is_word[token]:
                         (there if int(token) in passage else absent).append(loss)
             result[name] = float(np.mean(all_losses))
+            result[f"{name}:per question"] = float(np.sum(all_losses) / len(documents))
             result[f"{name}:words in passage"], result[f"{name}:other words"] = (
                 float(np.mean(there)),
                 float(np.mean(absent)),

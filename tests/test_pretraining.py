@@ -24,6 +24,19 @@ def pipelines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "pipelines"))
 
 
+@pytest.mark.parametrize(("width", "layers"), [(256, 4), (256, 2), (320, 6)])
+def test_a_fresh_model_of_any_shape_copies(width: int, layers: int) -> None:
+    from pretrain_demo_lm import build_model, token_losses
+
+    model = build_model(vocabulary=512, seed=0, width=width, layers=layers)
+    assert (model.config.hidden_size, len(model.model.layers)) == (width, layers)
+    once = torch.randint(3, 512, (4, 30), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([once, once], dim=1)
+    with torch.no_grad():
+        losses = token_losses(model, ids, torch.zeros_like(ids))
+    assert losses[:, 31:].mean() < losses[:, :29].mean() - 1  # nats: the second time is foreseen
+
+
 def test_a_checkpoint_is_one_file_with_weights_optimizers_and_state(tmp_path: Path) -> None:
     from pretrain_demo_lm import Trainer, build_model, token_losses
 
