@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from plain_loop import plain_step_loss
     from random_models import random_base, random_reranker
 
-    from qpeft_rerank.training.activations import recompute_activations
+    from qpeft_rerank.training.activations import activations_recomputed, recomputable_layers
     from qpeft_rerank.training.config import TrainingConfig
     from qpeft_rerank.training.step import PairLosses, step_loss
 
@@ -92,13 +92,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     def one_step() -> None:
         optimizer.zero_grad()
-        value = loss()
-        value.backward()
+        with activations_recomputed(layers):
+            value = loss()
+            value.backward()
         optimizer.step()
         found.append(value.item())
 
-    if "recomputed" in way:  # as `qpeft train` does it: what is computed again must not add to a cache
-        recompute_activations(scorer.model)
+    layers = recomputable_layers(scorer.model) if "recomputed" in way else []
+    if layers:  # as `qpeft train` does it: what is computed again must not add to a cache
         scorer.can_share = False
     one_step()  # warm up: AdamW takes its memory now
     with PeakMemory(options.device) as memory:

@@ -58,12 +58,12 @@ flags() {
   own=${own%_seed*}
   read -ra given <<<"${!own-${!1-}}"
 }
-# What each method is trained with.
+# METHOD SUFFIX: what a method is trained with; SUFFIX: of a seed's adapters.
 settings() {
   case $1 in
   qpeft-a-soft) echo "--model $model --method qpeft-a --soft-prompt" ;;
   lora) echo "--model $model --method hard-prompt --lora-rank 16" ;;
-  qpeft-a-lora) echo "--model $model --method qpeft-a --lora $output/adapter.lora/lora" ;; # after lora
+  qpeft-a-lora) echo "--model $model --method qpeft-a --lora $output/adapter.lora$2/lora" ;; # after lora
   llara-repllama) echo "--model $output/llara --method repllama" ;;
   *) echo "--model $model --method $1" ;;
   esac
@@ -75,10 +75,11 @@ train() {
     system=${system#adapter.}
     return
   fi
-  system=$1
-  [ "$2" = 0 ] || system=$1.seed$2
+  local suffix=
+  [ "$2" = 0 ] || suffix=.seed$2
+  system=$1$suffix
   adapter=$output/adapter.$system
-  read -ra how <<<"$(settings "$1")"
+  read -ra how <<<"$(settings "$1" "$suffix")"
   flags TRAIN "${1#llara-}" # the same with LLaRA and without
   [ -f "$adapter/training.json" ] ||
     qpeft train "$(run bm25.train)" "${collection[@]}" --dev-run "$(run bm25.dev)" "${how[@]}" --seed "$2" "${given[@]}" \

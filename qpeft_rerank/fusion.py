@@ -20,6 +20,7 @@ import numpy as np
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import Source
+from qpeft_rerank.run_scores import as_float32
 from qpeft_rerank.settings import check_settings, setting
 from qpeft_rerank.trec import Ranking, ScoredDoc, as_rankings
 
@@ -135,7 +136,8 @@ def normalized(scores: np.ndarray, kind: str) -> np.ndarray:
     Returns:
         float64 numbers of the same shape. Equal scores say nothing of the order: they all become 1 with
         ``min-max``, as in Pyserini, so that to be found counts more than not to be found, and 0 with
-        ``z-score``.
+        ``z-score``. So do scores that are one float32 number after the other: in a written run, equal ones
+        are.
 
     >>> normalized(np.array([3.0, 2.0, 1.0]), "min-max").tolist()
     [1.0, 0.5, 0.0]
@@ -146,11 +148,17 @@ def normalized(scores: np.ndarray, kind: str) -> np.ndarray:
     if kind == "none" or not scores.size:
         return scores
     low, high = scores.min(), scores.max()
-    if low == high:
+    if low == high or _told_apart_in_writing(scores):
         return np.ones_like(scores) if kind == "min-max" else np.zeros_like(scores)
     if kind == "min-max":
         return (scores - low) / (high - low)
     return (scores - scores.mean()) / scores.std()
+
+
+def _told_apart_in_writing(scores: np.ndarray) -> bool:
+    """Whether each score is at most one float32 step above the next lower one (`run_scores`)."""
+    rounded = np.sort(as_float32(scores))
+    return bool((np.nextafter(rounded[1:], np.float32(-np.inf)) <= rounded[:-1]).all())
 
 
 def interpolated(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:

@@ -82,7 +82,7 @@ def rerank(
             By default the scorer's ``weight``, if it has one, else 1.
 
     Raises:
-        InputError: an argument has a value that is not possible, or the run is empty.
+        InputError: an argument has a value that is not possible, or the run is empty or has a topic twice.
         MissingTopicError, MissingPassageError: as they say.
         PairError: a pair that cannot be scored, by qid and docid.
     """
@@ -98,7 +98,7 @@ def rerank(
         raise InputError(f"weight: {weight!r} is not between 0 and 1")
     if window is None:
         window, rankings = plan_window(rankings, depth, getattr(scorer, "shared_pairs", WINDOW_PAIRS))
-    rankings = iter(rankings)
+    rankings = _each_once(rankings)
 
     def prepare(part: list[Ranking]) -> Window:
         return _prepare(part, topics, passages, scorer, depth, missing == "error")
@@ -110,6 +110,16 @@ def rerank(
         yield from _finish(prepared, on_missing or _ignore, progress, weight)
     if empty:
         raise InputError("the run is empty: there is nothing to rerank")
+
+
+def _each_once(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
+    """The rankings, as long as no topic returns: its candidates would be taken for one another's."""
+    seen: set[str] = set()
+    for ranking in rankings:
+        if ranking.qid in seen:
+            raise InputError(f"topic {ranking.qid!r} comes twice in the run")
+        seen.add(ranking.qid)
+        yield ranking
 
 
 class Window(NamedTuple):

@@ -27,7 +27,7 @@ from qpeft_rerank.models.scorer import Scorer
 CPU_BATCH_TOKENS, CPU_CACHED = 2_560, 0.1
 # Passages are shared only if this many times fewer tokens remain: keys and values must be copied.
 SHARING_OVERHEAD = 1.3
-GPU_MEMORY_SHARE = 0.5  # of what is free once the model is loaded; the rest covers fragmentation
+GPU_MEMORY_SHARE = 0.5  # of what the model leaves; the rest covers fragmentation, and others on the GPU
 LOGITS_PER_POSITION = 0.1  # a query has about a tenth of a pair's tokens
 
 
@@ -50,8 +50,8 @@ class BatchLimits:
 def default_limits(
     base: BaseModel, batch_tokens: int | None = None, batch_size: int | None = None
 ) -> BatchLimits:
-    """Limits that fit the device: asked for, or estimated from free GPU memory and the widths of the
-    model.
+    """Limits that fit the device: asked for, or estimated from the GPU's memory and the model's size and
+    widths; not from what is free at the moment, so that a resumed run has the same batches.
     """
     config = base.model.config.get_text_config()
     hidden = config.hidden_size
@@ -62,8 +62,10 @@ def default_limits(
     cache = 2 * config.num_hidden_layers * key_value * (getattr(config, "head_dim", None) or hidden // heads)
     device = base.device
     if batch_tokens is None and device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-        batch_tokens = max(1024, int(GPU_MEMORY_SHARE * free / (base.dtype.itemsize * forward + logits)))
+        left = torch.cuda.get_device_properties(device).total_memory - sum(
+            p.nbytes for p in base.model.parameters() if p.device == device
+        )
+        batch_tokens = max(1024, int(GPU_MEMORY_SHARE * left / (base.dtype.itemsize * forward + logits)))
     if device.type == "cpu":
         return BatchLimits(batch_tokens or CPU_BATCH_TOKENS, batch_size, CPU_CACHED)
     return BatchLimits(batch_tokens or CPU_BATCH_TOKENS, batch_size, cache / forward)

@@ -129,6 +129,21 @@ def test_a_written_run_reads_back_in_the_same_order() -> None:
     assert order(read) == order(found[0])
 
 
+@pytest.mark.parametrize("kind", ["min-max", "z-score"])
+@pytest.mark.parametrize("score", [1.0, 0.0, -3.25, 17.77])
+def test_equal_scores_stay_equal_through_a_written_run(kind: str, score: float) -> None:
+    equal = ranking("1", **{f"d{n}": score for n in range(50)})
+    text = io.StringIO()
+    write_run([equal], text, "equal")
+    text.seek(0)
+    (read,) = read_run(text)
+    scores = np.array([doc.score for doc in read.docs])
+    assert len(set(scores)) == 50, "they are told apart in writing"
+    assert len(set(normalized(scores, kind))) == 1
+    scores[0] = np.nextafter(np.nextafter(np.float32(scores[0]), np.float32(9e9)), np.float32(9e9))
+    assert len(set(normalized(scores, kind))) == 50, "two steps apart: a real difference"
+
+
 # ---- topics ----
 
 

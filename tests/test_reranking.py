@@ -142,15 +142,22 @@ def test_an_empty_run_and_nonsense_settings_are_errors() -> None:
         one("01", missing="ignore")
 
 
+@pytest.mark.parametrize("window", [1, 10])
+def test_a_topic_that_returns_is_an_error(window: int) -> None:
+    twice = [ranking("1", "01"), ranking("2", "01"), ranking("1", "23")]
+    with pytest.raises(InputError, match="topic '1' comes twice"):
+        list(rerank(twice, TOPICS, PASSAGES, ByLength(), window=window))
+
+
 def test_a_run_is_read_as_it_is_needed() -> None:
     read: list[int] = []
 
     def run() -> Iterator[Ranking]:
         for i in range(50):
             read.append(i)
-            yield Ranking("1", [ScoredDoc("d0", 2.0), ScoredDoc("d1", 1.0)])
+            yield Ranking(str(i), [ScoredDoc("d0", 2.0), ScoredDoc("d1", 1.0)])
 
-    stage = rerank(run(), TOPICS, PASSAGES, ByLength(), window=4)
+    stage = rerank(run(), {str(i): "what" for i in range(50)}, PASSAGES, ByLength(), window=4)
     for topic in range(20):
         next(stage)
         assert len(read) <= topic + 8, "the window at hand and the next"

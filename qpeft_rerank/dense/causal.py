@@ -85,8 +85,9 @@ class CausalEncoder(nn.Module):
         No mask: a causal model sees nothing of the padding behind a text.
         """
         states = body_of(self.model)(input_ids=ids, use_cache=False).last_hidden_state
-        columns = length[:, None] - torch.arange(pooled, 0, -1, device=length.device)
-        rows = torch.arange(len(ids), device=ids.device)[:, None]
+        at = states.device  # of the last layer, which may be on another GPU than the first
+        columns = length.to(at)[:, None] - torch.arange(pooled, 0, -1, device=at)
+        rows = torch.arange(len(ids), device=at)[:, None]
         return F.normalize(states[rows, columns].float().mean(dim=1), dim=-1)
 
     def _encode(

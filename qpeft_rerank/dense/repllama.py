@@ -28,7 +28,7 @@ from qpeft_rerank.dense.causal import CausalEncoder
 from qpeft_rerank.dense.config import EncoderConfig, save_encoder_config
 from qpeft_rerank.dense.encoder import Encoder, encode_probe, known_config
 from qpeft_rerank.dense.vectors import PROBE_FILE
-from qpeft_rerank.errors import AdapterError
+from qpeft_rerank.errors import AdapterError, InputError
 from qpeft_rerank.files import atomic_write, replacing
 from qpeft_rerank.models import lora
 from qpeft_rerank.models.base import BaseModel
@@ -68,10 +68,18 @@ class RepLlama(OnBaseModel):
     Args:
         base: the frozen language model. A folder that `qpeft adapt` wrote brings its own template.
         settings: the LoRA's settings, and after how many tokens a passage is cut.
+
+    Raises:
+        InputError: the model carries a LoRA.
     """
 
     def __init__(self, base: BaseModel, settings: AdapterConfig):
         super().__init__(base)
+        if base.lora is not None:  # its folder has one LoRA, and peft's form names one base model
+            raise InputError(
+                f"repllama: the model carries the LoRA {base.lora!r}; merge it into a model folder first "
+                "(peft: merge_and_unload, save_pretrained)"
+            )
         texts = known_config(base.name, base.revision)
         texts = replace(texts, passage_tokens=settings.passage_tokens)
         self.config = RepLlamaConfig(settings, texts)

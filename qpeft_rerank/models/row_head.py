@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,5 +39,6 @@ class RowHead(nn.Module):
         rows = hidden.flatten(0, 1)[self.rows.to(hidden.device)]
         if type(self.head) is nn.Linear and self.head.weight.device == rows.device:
             bias = None if self.head.bias is None else self.head.bias.float()
-            return F.linear(rows.float(), self.head.weight.float(), bias)[None]
+            with torch.autocast(rows.device.type, enabled=False):  # mixed precision would round the logits
+                return F.linear(rows.float(), self.head.weight.float(), bias)[None]
         return self.head(rows).float()[None]  # quantised, LoRA-carrying or moved by accelerate: as it is

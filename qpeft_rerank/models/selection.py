@@ -26,7 +26,8 @@ def similarity(query: Tensor, candidates: Tensor, kind: str) -> Tensor:
     query, candidates = query.float(), candidates.float()
     if kind == "cosine":
         query, candidates = F.normalize(query, dim=-1), F.normalize(candidates, dim=-1)
-    return query @ candidates.transpose(-1, -2)
+    with torch.autocast(query.device.type, enabled=False):  # mixed precision would pick other hints
+        return query @ candidates.transpose(-1, -2)
 
 
 def without_rounding_noise(cosines: Tensor) -> Tensor:

@@ -44,6 +44,12 @@ def save_checkpoint(
     shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_checkpoint(folder: Path) -> None:
+    """Remove it and what a kill may have left beside it; the newest last, which counts while it is there."""
+    for leftover in (folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old"), folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is a whole checkpoint."""
     return _whole(folder) is not None

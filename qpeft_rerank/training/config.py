@@ -73,7 +73,10 @@ class TrainingConfig:
         False, "recompute the model's activations in the backward pass: less memory, slower"
     )
     checkpoint_steps: int = setting(
-        0, "save a checkpoint every so many steps too, not just after each epoch; 0 does not", least=0
+        0,
+        "save a checkpoint every so many steps too (at the next change of the weights), not just after each "
+        "epoch; 0 does not",
+        least=0,
     )
 
     def __post_init__(self) -> None:

@@ -54,7 +54,7 @@ def training_topics(
         limit: sample this many (0: all); the sample depends on the topic ids and the seed only.
 
     Raises:
-        InputError: no topic can be used. MissingTopicError: one that could has no text.
+        InputError: no topic can be used. MissingTopicError: one that could has no text, or a blank one.
     """
     usable, seen = [], []
     for qid, docs in run:
@@ -63,8 +63,8 @@ def training_topics(
         positives = sorted(docid for docid, grade in grades.items() if grade >= 1)
         negatives = [doc.docid for doc in docs[:depth] if grades.get(doc.docid, 0) < 1]
         if positives and negatives:
-            if qid not in topics:
-                raise MissingTopicError(qid)
+            if not topics.get(qid, "").strip():
+                raise MissingTopicError(qid, blank=qid in topics)
             usable.append(TrainingTopic(qid, topics[qid], positives, negatives))
     if not usable:
         if seen and qrels and qrels.keys().isdisjoint(seen):

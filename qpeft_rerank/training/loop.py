@@ -9,7 +9,6 @@ and JSON (the Trainer's is a pickle).
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,8 @@ from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.lora import put_to_work
 from qpeft_rerank.passages import Passages
 from qpeft_rerank.record import run_record
-from qpeft_rerank.training.activations import recompute_activations
+from qpeft_rerank.training.activations import activations_recomputed, recomputable_layers
+from qpeft_rerank.training.checkpoint import remove_checkpoint
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.data import TrainingData
 from qpeft_rerank.training.development import Choice, Development
@@ -150,9 +150,8 @@ def fit(
         )
     except ValueError as error:  # not possible on this device, or the process trained otherwise before
         raise InputError(f"mixed_precision: {one_line(error)}") from error
-    if training.checkpoint_activations:
-        recompute_activations(base.model)
-        # Computed again, a layer would add to a shared passage's keys and values twice.
+    forgetful = recomputable_layers(base.model) if training.checkpoint_activations else []
+    if forgetful:  # computed again, a layer would add to a shared passage's keys and values twice
         scorer.can_share = False
     weights = scorer.trained_parameters()
     optimizer = torch.optim.AdamW(
@@ -173,6 +172,7 @@ def fit(
     state = begin_or_resume(output, everything, weights, optimizer)
     if state.step:
         listener.on_resume(state.step)
+    saved = state.step
     rows, me = training.batch_size, accelerator.process_index
     per_step = rows * accelerator.num_processes
     steps_per_epoch = -(-len(examples(1)) // per_step)
@@ -184,15 +184,19 @@ def fit(
             break
         every = examples(epoch)
         for place in range(state.step % steps_per_epoch, steps_per_epoch):
-            mine = every[place * per_step + me * rows :][:rows] or every[:1]  # or it lends a hand
+            all_of_step = every[place * per_step :][:per_step]
+            mine = all_of_step[me * rows :][:rows]
+            # The mean over processes is to be one over examples; one without any takes part for nothing.
+            share = len(mine) * accelerator.num_processes / len(all_of_step)
+            mine = mine or every[:1]
             first = place - place % training.accumulate  # the epoch's last update may have fewer steps
             together = min(training.accumulate, steps_per_epoch - first)
             torch.manual_seed(_seed(training.seed, state.step, me))  # dropout, the same when resumed
             scorer.train()
-            with memory_told(rows):
+            with memory_told(rows), activations_recomputed(forgetful):
                 with accelerator.autocast():
                     loss = objective.loss(model, mine)
-                accelerator.backward(loss / together)
+                accelerator.backward(loss * share / together)
             state.step += 1
             check_finite([loss], f"the loss of step {state.step}")
             last = place + 1 == steps_per_epoch
@@ -205,10 +209,11 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
             state.loss_sum, state.loss_steps = state.loss_sum + loss.item(), state.loss_steps + 1
             listener.on_step(state.step, steps_per_epoch * training.epochs, loss.item())
-            between = training.checkpoint_steps and state.step % training.checkpoint_steps == 0 and not last
-            if between and updates and accelerator.is_main_process:
+            due = training.checkpoint_steps and state.step - saved >= training.checkpoint_steps
+            if due and updates and not last and accelerator.is_main_process:
                 check_finite(weights.values(), f"a weight after step {state.step}")
                 save_state(output, state, everything, weights, optimizer, started)
+                saved = state.step
         if accelerator.is_main_process:
             check_finite(weights.values(), f"a weight after step {state.step}")
             mean = state.loss_sum / state.loss_steps
@@ -217,6 +222,7 @@ def fit(
         state.loss_sum, state.loss_steps = 0.0, 0
         if accelerator.is_main_process:
             save_state(output, state, everything, weights, optimizer, started)
+        saved = state.step
     record = {
         **run_record(everything),
         "epochs": state.epochs,
@@ -277,7 +283,7 @@ def _write_results(output: Path, record: dict[str, Any], objective: Objective, d
         plot_training(record, output / CURVES_FILE)
     with atomic_write(output / RECORD_FILE) as stream:
         json.dump(record, stream, indent=2, ensure_ascii=False, allow_nan=False)
-    shutil.rmtree(output / CHECKPOINT, ignore_errors=True)
+    remove_checkpoint(output / CHECKPOINT)
 
 
 def _seed(seed: int, step: int, process: int) -> int:

@@ -101,6 +101,12 @@ def test_training_lowers_the_loss_and_says_what_it_did(trained):
     assert (folder / "run.dev.txt").read_text().endswith("repllama\n")
 
 
+def test_a_model_that_carries_a_lora_is_refused(tmp_path):
+    carrying = replace(tiny_base(), lora="some-lora")
+    with pytest.raises(InputError, match="carries the LoRA 'some-lora'"):
+        train(carrying, SETTINGS, TRAINING, judged(), PASSAGES, tmp_path / "encoder")
+
+
 def test_the_folder_opens_as_an_encoder_with_peft_or_without(trained, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer

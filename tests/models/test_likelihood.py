@@ -187,6 +187,21 @@ def test_logits_are_made_in_fp32_from_a_bf16_model() -> None:
     assert len(scores.unique()) == len(PAIRS), "bf16 sums would tie"
 
 
+def test_mixed_precision_rounds_neither_logits_nor_the_choice_of_hints() -> None:
+    base = tiny_base("llama")
+    scorer = tiny_scorer(base, "qpeft-r")
+    batch = collate(scorer.encoder.encode(PAIRS))
+    picked = []
+    scorer.hints.register_forward_hook(lambda module, inputs, block: picked.append(block.vectors.float()))
+    with torch.no_grad():
+        scorer(batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            scores = scorer.token_log_likelihoods(batch)
+    assert scores.dtype == torch.float32
+    assert not torch.equal(scores, scores.bfloat16().float()), "more digits than bf16 has"
+    assert torch.allclose(*picked, atol=0.05), "the same tokens in the same places"
+
+
 def test_the_model_gives_all_its_logits_to_everybody_else() -> None:
     base, bare = tiny_base("llama-tied"), tiny_base("llama-tied").model
     scorer = tiny_scorer(base, "hard-prompt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from small_training import DATA, DEV, PASSAGES, QRELS, RUN, TOPICS, Killed, changed, run
 from tiny_models import tiny_base
 
-from qpeft_rerank.errors import InputError, MissingPassageError
+from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError
 from qpeft_rerank.evaluation import evaluate
 from qpeft_rerank.fusion import FusionConfig, fuse
 from qpeft_rerank.models.adapter import WEIGHTS_FILE, load_adapter
@@ -207,6 +208,26 @@ def test_a_finished_training_is_not_overwritten(base: BaseModel, tmp_path: Path)
         with pytest.raises(InputError, match="finished training"):
             run(base, tmp_path / "adapter", changed(epochs=1), dev=None, resume=resume)
     assert {f.name: f.read_bytes() for f in (tmp_path / "adapter").iterdir()} == before
+
+
+def test_what_a_kill_left_beside_the_checkpoint_goes_at_the_end(base: BaseModel, tmp_path: Path) -> None:
+    def kill(facts: Any) -> None:
+        if facts["epoch"] == 1:
+            raise Killed
+
+    output = tmp_path / "adapter"
+    with pytest.raises(Killed):
+        run(base, output, CAREFUL, dev=None, listener=Listener(on_epoch=kill))
+    shutil.copytree(output / "checkpoint", output / "checkpoint.old")
+    run(base, output, CAREFUL, dev=None, resume=True)
+    assert not list(output.glob("checkpoint*"))
+
+
+def test_a_blank_topic_is_an_error_before_the_first_step(base: BaseModel, tmp_path: Path) -> None:
+    topics = {**TOPICS, RUN[0].qid: " "}
+    for data in ({"data": TrainingData(RUN, topics, QRELS)}, {"dev": TrainingData(RUN, topics, QRELS)}):
+        with pytest.raises(MissingTopicError, match="topic .0. of the run has no text"):
+            run(base, tmp_path / "adapter", **data)
 
 
 def test_nothing_to_train_or_to_learn_from_is_an_error(base: BaseModel, tmp_path: Path) -> None:

@@ -112,3 +112,5 @@ def test_activations_are_recomputed_in_the_backward_pass_with_the_same_result(tm
         calls.append(count[0])
     assert torch.allclose(weights[0], weights[1], atol=1e-4)
     assert calls[1] == 6, "three steps, each forward and again"
+    assert not any("forward" in vars(layer) for layer in base.model.model.layers), "as it was before"
+    run(base, tmp_path / "after", changed(epochs=1), dev=None, method="soft-prompt")
