@@ -104,8 +104,7 @@ def load_collection(path: str | Path) -> Collection:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such collection file") from None
     except IsADirectoryError:

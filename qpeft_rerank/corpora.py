@@ -24,6 +24,7 @@ from qpeft_rerank.files import is_regular_file, open_bytes, read_lines
 TEXT_SUFFIXES = {".json", ".jsonl", ".tsv", ".txt"}  # what is read from a folder, with or without ".gz"
 # Where the text stands: BEIR, Anserini, MS MARCO V2 passages, V2.1 segments, V2 documents.
 TEXT_KEYS = ("text", "contents", "passage", "segment", "body")
+ID_NAMES = ("id", "_id", "docid", "doc_id", "doc-id", "docno", "pid", "passage_id")  # of a header, no docid
 HEADERS = (["id", "text", "title"], ["id", "title", "text"], ["id", "text"], ["id", "contents"])
 
 
@@ -82,10 +83,14 @@ def count_passages(path: str | Path) -> int | None:
 
 
 def corpus_files(path: str | Path) -> list[Path]:
-    """The files of a corpus: the file itself, or those in a folder (not in its subfolders) by name."""
+    """The files of a corpus: the file itself, or those in a folder (not in its subfolders) by name; of a data
+    set of BEIR, whose queries lie beside it, the corpus alone.
+    """
     root = Path(path)
     if root.is_dir():
         files = sorted(file for file in root.iterdir() if file.is_file() and _is_corpus_name(file.name))
+        if any(file.name.startswith("queries.jsonl") for file in files):
+            files = [file for file in files if file.name.startswith("corpus.jsonl")]
         if not files:
             kinds = ", ".join(sorted(TEXT_SUFFIXES))
             raise InputError(f"{root}: the folder has no corpus file ({kinds}, each also with .gz)")
@@ -108,6 +113,9 @@ def line_parser(first_line: str) -> tuple[LineParser, bool]:
     columns = line.split("\t")
     if columns in HEADERS:
         return _tsv_parser(columns), True
+    if columns[0].lower() in ID_NAMES:  # taken for a passage, it would be searched
+        known = " or ".join("<tab>".join(header) for header in HEADERS)
+        raise ValueError(f"the header {'<tab>'.join(columns)!r} is not known: name the columns {known}")
     if len(columns) == 2:
         return _tsv_parser(["id", "text"]), False
     if len(columns) == 3:
@@ -145,9 +153,9 @@ def passage_of_record(docid: str, record: dict[str, Any]) -> Passage:
     """
     title = _text_of(record, "title") or ""
     key = next((key for key in TEXT_KEYS if record.get(key) is not None), None)
-    if key is None:
+    if key is None and not title:
         raise ValueError(f"the record of {docid!r} has no text (looked for {', '.join(TEXT_KEYS)})")
-    contents = _text_of(record, key) or ""
+    contents = (key and _text_of(record, key)) or ""
     if key != "contents":
         return Passage(docid, title, contents)
     if title and contents.startswith(title + "\n"):

@@ -25,6 +25,7 @@ Source = str | Path | IO
 """A path, "-" for stdin, or an open file."""
 
 BUFFER = 1 << 18
+STDOUT = ("-", "/dev/stdout")  # names that mean standard output
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # errors of writing alone: disk full, quota, size limit
 # The endings that a file of the field has: a missing file with one of them is not taken for a Pyserini name.
 _FILE_ENDINGS = {".txt", ".tsv", ".csv", ".json", ".jsonl", ".gz", ".trec", ".qrels", ".qrel", ".xml"}
@@ -130,14 +131,15 @@ def read_lines(source: Source, what: str = "file") -> Iterator[tuple[int, str]]:
 def atomic_write(target: str | Path | TextIO) -> Iterator[TextIO]:
     """Open a target for writing UTF-8 text with ``\\n`` line ends; the final name appears when all is there.
 
-    "-" is stdout, and an open stream is used as it is. A path gets a temporary file in its folder, which is
-    synced and renamed at the end and removed on any error. A name that ends in ``.gz`` is zipped without a
-    time stamp, so that the same text gives the same bytes. Devices and pipes are written directly.
+    "-" and "/dev/stdout" are stdout, and an open stream is used as it is. A path gets a temporary file in its
+    folder, which is synced and renamed at the end and removed on any error. A name that ends in ``.gz`` is
+    zipped without a time stamp, so that the same text gives the same bytes. Devices and pipes are written
+    directly.
     """
     if not isinstance(target, (str, Path)):
         yield target
         target.flush()
-    elif str(target) == "-":
+    elif str(target) in STDOUT:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8", newline="\n")
         with writing("standard output"):

@@ -128,7 +128,7 @@ class Measure:
 
 
 def parse_measures(names: Iterable[str]) -> list[Measure]:
-    """Measures by name, in the order asked, each spelling once.
+    """Measures by name (or those of ir_measures), in the order asked, each spelling once.
 
     A name may hold several, separated by white space; trec_eval's lists (``recall.5,10``), its measures with
     its own cutoffs (``P``) and its nicknames ``official`` and ``set`` give several measures.
@@ -138,7 +138,7 @@ def parse_measures(names: Iterable[str]) -> list[Measure]:
     if isinstance(names, str):
         names = [names]
     found: dict[str, Measure] = {}
-    for name in (word for text in names for word in text.split()):
+    for name in (word for text in names for word in str(text).split()):
         for measure in _parse(name):
             found.setdefault(measure.spelling, measure)
     if not found:
@@ -161,7 +161,8 @@ def _parse(name: str) -> list[Measure]:
     match = _SPELLING.fullmatch(name)
     family = match and _BY_NAME.get(match[1].lower())
     if not family:
-        raise InputError(f"unknown measure {name!r}; known are {known_measures()}")
+        several = " (several are put apart by blanks)" if "," in name else ""
+        raise InputError(f"unknown measure {name!r}{several}; known are {known_measures()}")
     base, level, separator, cutoffs = match.groups()
     if level is not None:
         if family.graded:

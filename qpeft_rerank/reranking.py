@@ -29,6 +29,7 @@ from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.prefetch import map_ahead
 from qpeft_rerank.reranker import WINDOW_PAIRS, PairScorer, Progress, Scoring, begin
+from qpeft_rerank.run_scores import strictly_decreasing
 from qpeft_rerank.topics import as_topics
 from qpeft_rerank.trec import Ranking, ScoredDoc, as_rankings
 
@@ -72,8 +73,8 @@ def rerank(
         passages: where candidates' texts come from (`open_passages`); asked in that thread, too.
         scorer: a `Reranker`, or anything with ``score(pairs)``.
         depth: how many candidates of a topic are scored.
-        missing: ``error``, or ``skip``: a topic without text, or a blank one, stays as it is, a passage
-            without text goes below the scored ones.
+        missing: ``error``, or ``skip``: a topic without text, with a blank one or with one that the model
+            cannot take stays as it is, a passage without text goes below the scored ones.
         on_missing: hears of each of these.
         progress: called with numbers of scored pairs.
         window: how many topics are scored together; by default what `plan_window` says.
@@ -166,8 +167,16 @@ def _prepare(
                 missing.append(MissingPassageError(doc.docid, passages.name, qid))
     if missing and stop_at_missing:
         raise missing[0]
-    with named_pairs([(qid, doc.docid) for qid, doc in names]):
-        return Window(rankings, names, missing, begin(scorer, pairs))
+    while True:
+        try:
+            with named_pairs([(qid, doc.docid) for qid, doc in names]):
+                return Window(rankings, names, missing, begin(scorer, pairs))
+        except PairError as error:  # a query that is too long for the model, for example
+            if stop_at_missing:
+                raise
+            missing.append(error)
+            left = [i for i, (qid, _) in enumerate(names) if qid != error.qid]
+            pairs, names = [pairs[i] for i in left], [names[i] for i in left]
 
 
 def _finish(
@@ -197,8 +206,8 @@ def reorder(
     """The scored candidates by their new score (equal ones in their old order), then the others in their old
     order; ``weight`` as for `rerank`.
 
-    The others' scores go down from the lowest new score in steps of 1, since old and new scores cannot be
-    compared.
+    The others' scores go down from the lowest new score by the smallest steps that float32 has: old and new
+    scores cannot be compared, and wider steps would weigh in wherever scores are normalised later.
     """
     if not scored:
         return docs
@@ -208,5 +217,6 @@ def reorder(
         scored = [(doc, score) for (doc, _), score in zip(scored, together, strict=True)]
     first = [ScoredDoc(doc.docid, score) for doc, score in sorted(scored, key=lambda item: -item[1])]
     done = {doc.docid for doc in first}
-    rest = (doc for doc in docs if doc.docid not in done)
-    return first + [ScoredDoc(doc.docid, first[-1].score - place) for place, doc in enumerate(rest, start=1)]
+    rest = [doc.docid for doc in docs if doc.docid not in done]
+    below = strictly_decreasing([first[-1].score] * (len(rest) + 1))[1:].tolist()
+    return first + list(map(ScoredDoc, rest, below))

@@ -10,9 +10,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import atomic_write, writing
@@ -64,9 +70,11 @@ def write_resumably(
 
     Raises:
         InputError: an unfinished run is there and ``resume`` is not set, or it was made from other input or
-            settings.
+            settings, or another process is at it.
     """
     output = Path(output)
+    if output.is_symlink():  # a link stays a link
+        output = Path(os.path.realpath(output))
     partial, sidecar, record = (output.with_name(output.name + end) for end in ENDINGS)
     if not output.parent.is_dir():
         raise InputError(f"folder {str(output.parent)!r} does not exist")
@@ -77,42 +85,63 @@ def write_resumably(
         _same_settings(record, settings)
         _same_input(output, rankings)
         return int(_read_json(record).get("topics", 0))
-    if partial.exists() and partial.stat().st_size:
-        if not resume:
-            raise InputError(f"{partial} holds finished topics of an earlier run: resume it, or delete it")
-        _same_settings(sidecar, settings)
-        done, rankings = _keep_whole_windows(partial, rankings, window)
-        if on_resumed is not None:
-            on_resumed(done)
-    else:
-        rankings = _not_empty(rankings)
-    with atomic_write(sidecar) as stream:
-        json.dump(run_record(settings), stream, indent=2)
-    topics = done
-    try:
-        with writing(str(partial)), partial.open("a", encoding="utf-8", newline="") as stream:
-            for ranking in stage(rankings) if done == 0 else _stage_if_any(stage, rankings):
-                stream.write(format_ranking(ranking, tag))
-                stream.flush()
-                topics += 1
-            os.fsync(stream.fileno())
-    except BaseException:
-        if not (
-            partial.exists() and partial.stat().st_size
-        ):  # stopped before the first topic: nothing to go on from
-            partial.unlink(missing_ok=True)
-            sidecar.unlink(missing_ok=True)
-        raise
-    with atomic_write(record) as stream:
-        json.dump({**run_record(settings), **(circumstances or {}), "topics": topics}, stream, indent=2)
-    if output.suffix == ".gz":
-        with partial.open(encoding="utf-8", newline="") as lines, atomic_write(output) as stream:
-            stream.writelines(lines)
-        partial.unlink()
-    else:
-        os.replace(partial, output)
-    sidecar.unlink()
+    with _alone(partial):
+        if partial.stat().st_size:
+            if not resume:
+                raise InputError(
+                    f"{partial} holds finished topics of an earlier run: resume it, or delete it"
+                )
+            _same_settings(sidecar, settings)
+            done, rankings = _keep_whole_windows(partial, rankings, window)
+            if on_resumed is not None:
+                on_resumed(done)
+        topics = done
+        try:
+            if done == 0:
+                rankings = _not_empty(rankings)
+            with atomic_write(sidecar) as stream:
+                json.dump(run_record(settings), stream, indent=2)
+            with writing(str(partial)), partial.open("a", encoding="utf-8", newline="") as stream:
+                for ranking in stage(rankings) if done == 0 else _stage_if_any(stage, rankings):
+                    stream.write(format_ranking(ranking, tag))
+                    stream.flush()
+                    topics += 1
+                os.fsync(stream.fileno())
+        except BaseException:
+            if not partial.stat().st_size:  # stopped before the first topic: nothing to go on from
+                partial.unlink(missing_ok=True)
+                sidecar.unlink(missing_ok=True)
+            raise
+        with atomic_write(record) as stream:
+            json.dump({**run_record(settings), **(circumstances or {}), "topics": topics}, stream, indent=2)
+        if output.suffix == ".gz":
+            with partial.open(encoding="utf-8", newline="") as lines, atomic_write(output) as stream:
+                stream.writelines(lines)
+            partial.unlink()
+        else:
+            os.replace(partial, output)
+        sidecar.unlink()
     return topics
+
+
+@contextmanager
+def _alone(partial: Path) -> Iterator[None]:
+    """Hold a lock on ``partial``, which is made if need be: two processes would mix their lines.
+
+    Raises:
+        InputError: another process has it, or gave it its final name this moment.
+    """
+    with writing(str(partial)), partial.open("a") as stream:
+        if fcntl is not None:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{partial} is being written by another process") from None
+            except OSError:  # a file system without locks
+                pass
+            if not partial.exists() or not os.path.samestat(os.fstat(stream.fileno()), partial.stat()):
+                raise InputError(f"{partial} was finished by another process this moment")
+        yield
 
 
 def _not_empty(rankings: Iterator[Ranking]) -> Iterator[Ranking]:

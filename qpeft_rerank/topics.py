@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TextIO
+from xml.sax.saxutils import unescape
 
 from qpeft_rerank.errors import FormatError, InputError
 from qpeft_rerank.files import Source, atomic_write, may_be_name, read_if_source, read_lines, source_name
@@ -16,9 +17,18 @@ FORMATS = ("tsv", "trec", "jsonl")
 _ID_KEYS = ("qid", "id", "_id", "query_id")
 _TEXT_KEYS = ("text", "query", "title", "question")
 # What a first line of TSV may name its two columns: a header, no topic.
-_TSV_HEADERS = {(qid, text) for qid in (*_ID_KEYS, "query-id") for text in (*_TEXT_KEYS, "contents")}
+_TSV_IDS, _TSV_TEXTS = (*_ID_KEYS, "query-id", "topic_id"), (*_TEXT_KEYS, "contents")
 # Only known tags are tags: a title may say "a < b" or "<br>".
 _TREC_TAGS = ("top", "num", "title", "desc", "narr", "dom", "head", "smry", "con", "fac", "def", "query")
+_TOPIC = "topic"  # of the Web tracks and TREC-COVID: <topic number="1"><query> ... </topic>
+# A field's other names, in that form and in JSON.
+_FIELD_NAMES = {
+    "title": _TEXT_KEYS,
+    "desc": ("desc", "description", "question"),
+    "narr": ("narr", "narrative"),
+}
+_NO_TOPIC = "XML without <top> or <topic>: write a topic a line, qid<TAB>text"
+_QUOTES = {"&quot;": '"', "&apos;": "'"}
 # Words that TREC's files repeat after a tag.
 _TREC_LABELS = {
     "num": "number",
@@ -38,10 +48,10 @@ def read_topics(source: Source, topics_format: str | None = None, field: str = "
     """Read topics: qid -> query text, in the order of the file. "007" stays "007".
 
     ``topics_format`` is "tsv" (``qid<TAB>text``, with a header or not), "trec" (``<top>``), "jsonl" or None:
-    by content. ``field`` chooses the text of TREC topics (title, desc, narr). A string that names no file is
-    taken for a name that Pyserini knows, which knows the form too. Texts may be empty. Raises InputError for
-    a file or name that cannot be read and FormatError, with file and line, for malformed lines and a qid that
-    comes twice.
+    by content. ``field`` chooses the text of TREC and JSONL topics (title, desc, narr). A string that names
+    no file is taken for a name that Pyserini knows, which knows the form too. Texts may be empty. Raises
+    InputError for a file or name that cannot be read and FormatError, with file and line, for malformed
+    lines, a qid that comes twice and a field that is not there.
     """
     if topics_format not in (None, *FORMATS):
         raise InputError(f"topics format {topics_format!r} is unknown: expected one of {', '.join(FORMATS)}")
@@ -57,12 +67,17 @@ def read_topics(source: Source, topics_format: str | None = None, field: str = "
     if first is None:
         return {}
     topics_format = topics_format or _format_of(*first, name)
-    if topics_format != "tsv" or tuple(first[1].strip().lower().split("\t")) not in _TSV_HEADERS:
+    field = field.lower()
+    if topics_format != "tsv" or not _is_header(*first, name):
         lines = chain([first], lines)
     if topics_format == "trec":
-        found = _read_trec(lines, name, field.lower())
+        found = _read_trec(lines, name, field)
+    elif topics_format == "jsonl":
+        found = (_json_topic(number, text, name, field) for number, text in lines)
     else:
-        found = (_READ_LINE[topics_format](number, text, name) for number, text in lines)
+        if field != "title":
+            raise FormatError(name, first[0], f"a topic of a TSV file has one text, no field {field!r}")
+        found = (_tsv_topic(number, text, name) for number, text in lines)
     topics: dict[str, str] = {}
     for line, qid, text in found:
         if not qid or len(qid.split()) != 1:
@@ -70,6 +85,8 @@ def read_topics(source: Source, topics_format: str | None = None, field: str = "
         if qid in topics:
             raise FormatError(name, line, f"topic {qid!r} comes twice")
         topics[qid] = text.strip()
+    if topics_format == "trec" and not topics:
+        raise FormatError(name, first[0], _NO_TOPIC)
     return topics
 
 
@@ -95,13 +112,26 @@ def format_topic(qid: str, text: str) -> str:
 
 def _format_of(number: int, line: str, name: str) -> str:
     start = line.lstrip().lower()
-    if start.startswith("<top>"):
+    if re.match(r"<(top|topics?|\?xml)\b", start):
         return "trec"
     if start.startswith("<"):
-        raise FormatError(name, number, "XML without <top> at its start: write a topic a line, qid<TAB>text")
+        raise FormatError(name, number, _NO_TOPIC)
     if start.startswith("["):
         raise FormatError(name, number, "a JSON array is no topics file: write one object per line (JSONL)")
     return "jsonl" if start.startswith("{") else "tsv"
+
+
+def _is_header(number: int, line: str, name: str) -> bool:
+    """Whether a TSV file begins with a header; one that is not known would become a topic."""
+    columns = [column.strip().lower() for column in line.split("\t")]
+    if len(columns) != 2 or columns[0] not in _TSV_IDS:
+        return False
+    if columns[1] not in _TSV_TEXTS:
+        known = ", ".join(_TSV_TEXTS)
+        raise FormatError(
+            name, number, f"the header {line.strip()!r} is not known: name the text one of {known}"
+        )
+    return True
 
 
 def _tsv_topic(number: int, line: str, name: str) -> _Topic:
@@ -113,7 +143,7 @@ def _tsv_topic(number: int, line: str, name: str) -> _Topic:
     return _Topic(number, qid.strip(), text)
 
 
-def _json_topic(number: int, line: str, name: str) -> _Topic:
+def _json_topic(number: int, line: str, name: str, field: str) -> _Topic:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -121,10 +151,11 @@ def _json_topic(number: int, line: str, name: str) -> _Topic:
     if not isinstance(record, dict):
         raise FormatError(name, number, "expected a JSON object with an id and a text")
     qid = next((record[key] for key in _ID_KEYS if key in record), None)
-    text = next((record[key] for key in _TEXT_KEYS if key in record), None)
+    text_keys = _FIELD_NAMES.get(field, (field,))
+    text = next((record[key] for key in text_keys if key in record), None)
     if isinstance(qid, int) and not isinstance(qid, bool):
         qid = str(qid)
-    for what, value, keys in (("id", qid, _ID_KEYS), ("text", text, _TEXT_KEYS)):
+    for what, value, keys in (("id", qid, _ID_KEYS), ("text", text, text_keys)):
         if not isinstance(value, str):
             raise FormatError(name, number, f"expected the {what} as text under one of: {', '.join(keys)}")
         if not value.isascii() and re.search("[\ud800-\udfff]", value):
@@ -132,24 +163,27 @@ def _json_topic(number: int, line: str, name: str) -> _Topic:
     return _Topic(number, qid, text)
 
 
-_READ_LINE = {"tsv": _tsv_topic, "jsonl": _json_topic}
-
-
 def _read_trec(lines: Iterable[tuple[int, str]], name: str, field: str) -> Iterator[_Topic]:
-    """Topics of the form ``<top> <num> Number: 301 <title> text <desc> ... </top>``, closing tags or not."""
-    tags = re.compile(rf"<(/?)({'|'.join(map(re.escape, {*_TREC_TAGS, field}))})>", re.IGNORECASE)
+    """Topics of the form ``<top> <num> Number: 301 <title> text <desc> ... </top>``, closing tags or not, or
+    ``<topic number="301"> <query> text </query> ... </topic>``.
+    """
+    names = {*_TREC_TAGS, _TOPIC, field, *_FIELD_NAMES.get(field, ())}
+    tags = re.compile(rf"<(/?)({'|'.join(map(re.escape, names))})(\s[^<>]*)?>", re.IGNORECASE)
     fields: dict[str, list[str]] = {}
     start = 0  # the line of the topic's <top>, 0 outside of topics
     current = None  # the field that text belongs to
     for number, line in lines:
-        # Text and tags by turns: text, then ("/" or "", tag, text) for each tag.
+        # Text and tags by turns: text, then ("/" or "", tag, attributes, text) for each tag.
         pieces = tags.split(line)
-        for slash, tag, text in zip(["", *pieces[1::3]], ["", *pieces[2::3]], pieces[0::3]):
+        marks = zip(["", *pieces[1::4]], ["", *pieces[2::4]], ["", *pieces[3::4]], pieces[0::4])
+        for slash, tag, attributes, text in marks:
             tag = tag.lower()
-            if tag == "top":
+            if tag in ("top", _TOPIC):
                 if start:
                     yield _trec_topic(fields, start, name, field)
                 start, fields, current = (0 if slash else number), {}, None
+                if numbered := re.search(r"""number\s*=\s*["']([^"']*)["']""", attributes or ""):
+                    fields["num"] = [numbered[1]]
             elif tag:
                 current = None if slash else tag
                 if current:
@@ -164,11 +198,14 @@ def _read_trec(lines: Iterable[tuple[int, str]], name: str, field: str) -> Itera
 
 
 def _trec_topic(fields: dict[str, list[str]], line: int, name: str, field: str) -> _Topic:
-    for tag in ("num", field):
-        if tag not in fields:
-            raise FormatError(name, line, f"the topic has no <{tag}>, only: {', '.join(fields) or 'nothing'}")
-    qid, text = (_without_label(tag, " ".join(" ".join(fields[tag]).split())) for tag in ("num", field))
-    return _Topic(line, qid, text)
+    tag = next((tag for tag in (field, *_FIELD_NAMES.get(field, ())) if tag in fields), None)
+    for there, what in (("num" in fields, "num"), (tag, field)):
+        if not there:
+            raise FormatError(
+                name, line, f"the topic has no <{what}>, only: {', '.join(fields) or 'nothing'}"
+            )
+    qid, text = (_without_label(tag, " ".join(" ".join(fields[tag]).split())) for tag in ("num", tag))
+    return _Topic(line, qid, unescape(text, _QUOTES))
 
 
 def _without_label(tag: str, text: str) -> str:

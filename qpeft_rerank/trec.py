@@ -16,13 +16,14 @@ from functools import lru_cache
 from itertools import chain, groupby, repeat
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
 from qpeft_rerank.columns import Block, Stretch, parse_lines, read_blocks
 from qpeft_rerank.errors import FormatError, InputError
 from qpeft_rerank.files import (
+    STDOUT,
     Source,
     atomic_write,
     is_regular_file,
@@ -74,10 +75,22 @@ def read_run(source: Source) -> Iterator[Ranking]:
 
 
 def as_rankings(run: Source | Iterable[Ranking]) -> Iterable[Ranking]:
-    """A run as rankings, whether it is given as a file (:func:`read_run`) or as them."""
+    """A run as rankings, whether it is given as a file (:func:`read_run`) or as them, or pairs like them."""
     if isinstance(run, Mapping):
         raise InputError("run: expected a file or rankings, found a dictionary")
-    return read_if_source(run, read_run, Iterable, "run")
+    return map(_as_ranking, read_if_source(run, read_run, Iterable, "run"))
+
+
+def _as_ranking(given: Any) -> Ranking:
+    if isinstance(given, Ranking):
+        return given
+    try:
+        qid, docs = given
+        return Ranking(qid, [ScoredDoc(docid, float(score)) for docid, score in docs])
+    except (TypeError, ValueError):
+        raise InputError(
+            f"run: expected rankings, (qid, [(docid, score), ...]), found {given!r:.80}"
+        ) from None
 
 
 def read_scores(source: Source) -> Iterator[tuple[str, dict[str, float]]]:
@@ -136,9 +149,9 @@ def write_run(rankings: Iterable[Ranking], target: str | Path | TextIO, tag: str
     flow.
     """
     written = 0
-    to_file = isinstance(target, (str, Path)) and str(target) != "-"
+    to_file = isinstance(target, (str, Path)) and str(target) not in STDOUT
     with atomic_write(target) as out:
-        for ranking in rankings:
+        for ranking in as_rankings(rankings):
             out.write(format_ranking(ranking, tag))
             written += 1
             if not to_file:
@@ -152,7 +165,7 @@ def read_qrels(source: Source) -> dict[str, dict[str, int]]:
     A file that begins with BEIR's header (``query-id corpus-id score``) has three columns, others have four.
 
     Raises InputError for a file or name that cannot be read and FormatError, with file and line, for a line
-    with another number of columns, a grade that is no integer, and a document judged twice for a topic.
+    with another number of columns, a grade that is no integer, and a document with two grades for a topic.
     """
     if may_be_name(source):
         from qpeft_rerank.pyserini_names import qrels_by_name
@@ -171,8 +184,8 @@ def read_qrels(source: Source) -> dict[str, dict[str, int]]:
             for qid, docids, grades, lines in parse_lines(block, name, columns, "grade"):
                 judged = qrels.setdefault(qid, {})
                 for docid, grade, line in zip(docids, grades, lines):
-                    if docid in judged:
-                        raise FormatError(name, line, f"document {docid!r} is judged twice for topic {qid!r}")
+                    if judged.get(docid, grade) != grade:
+                        raise FormatError(name, line, f"document {docid!r} has two grades for topic {qid!r}")
                     judged[docid] = grade
     return qrels
 

@@ -104,6 +104,12 @@ def test_the_name_is_the_files_own_if_none_is_given(tmp_path):
     assert load_collection(write(tmp_path, "")).name == "squad"
 
 
+def test_a_byte_order_mark_is_accepted(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('name = "marked"\n', encoding="utf-8-sig")
+    assert load_collection(path).name == "marked"
+
+
 def test_a_missing_split_names_the_splits_there_are(squad):
     with pytest.raises(InputError, match="no topics of split 'dev'; there are train, test"):
         load_collection(squad).topics_of("dev")

@@ -74,6 +74,20 @@ def test_half_a_character_is_replaced(tmp_path):
     assert passage.text == "a \ufffd b"
 
 
+def test_of_a_beir_data_set_the_corpus_alone_is_read(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "title": "Bread", "text": "dough"}\n')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "bread"}\n')
+    (tmp_path / "qrels").mkdir()
+    assert [passage.docid for passage in read_corpus(tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize("text", ["", ', "text": null', ', "text": ""'])
+def test_a_title_may_be_all_there_is(tmp_path, text):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"_id": "a", "title": "Bread"' + text + "}\n")
+    assert list(read_corpus(path)) == [Passage("a", "Bread", "")]
+
+
 def test_a_folder_is_read_in_the_order_of_names(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"id": "2", "contents": "x"}\n')
     (tmp_path / "a.tsv").write_text("1\ty\n")
@@ -102,6 +116,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path):
         ("1\tx\n2\ty\tz\n", 2, "expected 2 columns between tabs (id, text), found 3"),
         ("id\ttext\ttitle\n1\tx\n", 2, "expected 3 columns"),
         ("just words\n", 1, "found 1 column"),
+        ("docid\ttext\n1\tx\n", 1, "the header 'docid<tab>text' is not known"),
         ("1\t2\t3\t4\n", 1, "found 4 columns"),
         ("1\tx\n\n 2\ty\n", 3, "white space"),
     ],

@@ -109,6 +109,17 @@ def test_a_wrong_cutoff_or_level_says_what_to_write(name, message):
     assert message in str(caught.value)
 
 
+def test_measures_of_ir_measures_go_by_their_names():
+    ir_measures = pytest.importorskip("ir_measures")
+    names = [m.spelling for m in parse_measures([ir_measures.nDCG @ 10, ir_measures.RR(rel=2) @ 10])]
+    assert names == ["nDCG@10", "RR(rel=2)@10"]
+
+
+def test_a_list_with_commas_says_how_to_write_it():
+    with pytest.raises(InputError, match="put apart by blanks"):
+        parse_measures(["nDCG@10,RR@10"])
+
+
 def test_no_measure_is_an_error():
     with pytest.raises(InputError, match="no measure"):
         parse_measures([" "])

@@ -39,7 +39,7 @@ def test_qrels_as_beir_gives_them_have_three_columns_below_a_header(tmp_path):
         ("q 0 d2 1 1\n", "found 5"),
         ("q 0 d2 1.0\n", "the grade '1.0' is not an integer"),
         ("q 0 d2 1_0\n", "'1_0' is not an integer"),
-        ("q 0 d1 1\n", "document 'd1' is judged twice for topic 'q'"),
+        ("q 0 d1 2\n", "document 'd1' has two grades for topic 'q'"),
     ],
 )
 def test_a_malformed_qrels_line_is_an_error_with_file_and_line(tmp_path, wrong, message):
@@ -48,6 +48,10 @@ def test_a_malformed_qrels_line_is_an_error_with_file_and_line(tmp_path, wrong, 
     with pytest.raises(FormatError) as caught:
         read_qrels(path)
     assert str(caught.value).startswith(f"{path}:3: ") and message in str(caught.value)
+
+
+def test_a_line_that_is_there_twice_says_nothing_new():
+    assert read_qrels(io.BytesIO(b"q 0 d1 1\nq 0 d1 1\n")) == {"q": {"d1": 1}}
 
 
 def test_qrels_that_are_no_file_are_asked_of_pyserini_by_name(monkeypatch, tmp_path):

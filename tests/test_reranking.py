@@ -93,6 +93,36 @@ def test_below_the_depth_all_keep_their_order_under_the_scored_ones() -> None:
     assert order(one("301524", depth=1)) == "301524"
 
 
+def test_what_was_not_scored_weighs_nothing_where_scores_are_normalised_later() -> None:
+    deep = [ScoredDoc(f"d{n}", 9.0 - n) for n in range(6)] + [
+        ScoredDoc(f"x{n}", -float(n)) for n in range(94)
+    ]
+    found = next(rerank([Ranking("1", deep)], TOPICS, PASSAGES, ByLength(), depth=6))
+    scores = np.float32([score for _, score in found.docs])
+    assert (np.diff(scores[5:]) < 0).all(), "told apart as float32, in order"
+    assert order(found).startswith("240") and scores[5] - scores[-1] < 1e-4
+
+
+def test_a_query_that_the_model_cannot_take_is_skipped_if_one_may() -> None:
+    scorer = Reranker(tiny_scorer(tiny_base(max_position_embeddings=128), "hard-prompt"))
+    topics = {"1": "short", "2": "a very long query " * 40, "3": "who"}
+    rankings = [ranking(qid, "012") for qid in topics]
+    heard: list[QpeftError] = []
+    passages = corpus(TEXTS)
+    found = list(rerank(rankings, topics, passages, scorer, missing="skip", on_missing=heard.append))
+    assert found[1] == rankings[1] and [error.qid for error in heard] == ["2"]
+    alone = list(rerank([rankings[0], rankings[2]], topics, passages, scorer))
+    assert [order(found[0]), order(found[2])] == [order(r) for r in alone]
+
+
+def test_rankings_may_be_plain_pairs() -> None:
+    found = next(rerank([("1", [("d0", 2.0), ("d2", 1)])], TOPICS, PASSAGES, ByLength()))
+    assert order(found) == "20"
+    for wrong in (["1"], [("1", ["d01"])], [("1", [("d0", "high")])], [3]):
+        with pytest.raises(InputError, match="expected rankings"):
+            list(rerank(wrong, TOPICS, PASSAGES, ByLength()))
+
+
 def test_a_scorer_sees_only_what_the_depth_allows() -> None:
     scorer = ByLength()
     list(rerank([ranking("1", "012"), ranking("007", "345")], TOPICS, PASSAGES, scorer, depth=2))

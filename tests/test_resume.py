@@ -199,6 +199,31 @@ def test_an_older_run_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.txt.json").read_text())["settings"]["model"] == "large"
 
 
+def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    output = tmp_path / "run.txt"
+
+    def disturbed(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
+        for place, ranking in enumerate(stage(rankings)):
+            if place in (0, 3):  # before anything was written, and after
+                for resume in (False, True):
+                    with pytest.raises(InputError, match="run.txt.partial is being written by another"):
+                        write_resumably(RUN, stage, output, "tag", SETTINGS, resume=resume)
+            yield ranking
+
+    assert write_resumably(RUN, disturbed, output, "tag", SETTINGS) == len(RUN)
+    assert output.read_bytes() == EXPECTED
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.txt", "run.txt.json"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    link = tmp_path / "link.txt"
+    link.symlink_to(tmp_path / "runs" / "run.txt")
+    write_resumably(RUN, stage, link, "tag", SETTINGS)
+    assert link.is_symlink() and (tmp_path / "runs" / "run.txt").read_bytes() == EXPECTED
+
+
 def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         write(tmp_path / "nowhere" / "run.txt")

@@ -70,6 +70,32 @@ def test_jsonl_topics_use_the_keys_of_the_field(id_key, text_key):
     assert read(json.dumps({id_key: "007", text_key: "a text", "metadata": {}})) == {"007": "a text"}
 
 
+XML = """<?xml version="1.0" encoding="UTF-8"?>
+<topics task="COVIDTREC" batch="5">
+  <topic number="1">
+    <query>bread &amp; butter</query>
+    <question>how is bread &lt;made&gt;</question>
+  </topic>
+  <topic number="007" type="faceted"><query>salt</query><description>Of salt</description></topic>
+</topics>
+"""
+
+
+def test_topics_with_numbers_as_attributes_and_entities():
+    assert read(XML) == {"1": "bread & butter", "007": "salt"}
+    assert read(XML, field="desc") == {"1": "how is bread <made>", "007": "Of salt"}
+    assert read('<top lang="en"><num>3</num><title>AT&T & co</title></top>') == {"3": "AT&T & co"}
+
+
+def test_the_field_counts_for_jsonl_and_a_file_without_fields_refuses_it():
+    line = '{"qid": "1", "title": "bread", "description": "how bread rises"}'
+    assert read(line) == {"1": "bread"} and read(line, field="desc") == {"1": "how bread rises"}
+    with pytest.raises(FormatError, match="expected the text as text under one of: narr, narrative"):
+        read(line, field="narr")
+    with pytest.raises(FormatError, match="no field 'desc'"):
+        read("1\tbread\n", field="desc")
+
+
 def test_ids_stay_strings():
     assert list(read("007\tx\n0070\ty\n")) == ["007", "0070"]
     assert list(read('{"id": 7, "text": "x"}\n{"id": "07", "text": "y"}\n')) == ["7", "07"]
@@ -87,6 +113,8 @@ def test_a_header_is_no_topic(header):
         ("1\tone\n\ntwo\n", 3, "no tab"),
         ("1\tone\n2\ttwo\ttitle\n", 2, "expected qid<TAB>text, found 2 tabs"),
         ('<?xml version="1.0"?>\n<topics>\n', 1, "XML without <top>"),
+        ("<html>\n", 1, "XML without <top>"),
+        ("qid\tquery_text\n1\tbread\n", 1, "the header 'qid.*query_text' is not known"),
         ('\n[{"id": "1", "text": "x"}]\n', 2, "a JSON array .* one object per line"),
         ("1\tone\n2\ttwo\n1\tagain\n", 3, "topic '1' comes twice"),
         ("1\tone\nq 2\ttwo\n", 2, "white space"),

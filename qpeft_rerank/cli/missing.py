@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from qpeft_rerank.errors import MissingTopicError, QpeftError
+from qpeft_rerank.errors import MissingPassageError, QpeftError
 
 if TYPE_CHECKING:
     from qpeft_rerank.trec import Ranking
@@ -36,17 +36,18 @@ class Missing:
 
     def add(self, error: QpeftError) -> None:
         """One more."""
-        if isinstance(error, MissingTopicError):
-            self.topics += 1
-        else:
+        if isinstance(error, MissingPassageError):
             self.passages += 1
+        else:
+            self.topics += 1
         if self.topics + self.passages <= SHOWN:
             _log.info("skipped: %s", error)
 
     def report(self) -> None:
         """How many were missing, if any."""
         if self.topics or self.passages:
-            kept = "they keep their old order, below what was scored"
             _log.info(
-                "skipped %d topics and %d candidates without text; %s", self.topics, self.passages, kept
+                "skipped %d topics, which stay as they were, and %d candidates, which go below the others",
+                self.topics,
+                self.passages,
             )

@@ -160,7 +160,7 @@ def run(options: RerankOptions) -> None:
     check_output(options.output, source, options.topics, options.corpus)
 
     from qpeft_rerank.cli.progress import progress_bar
-    from qpeft_rerank.files import content_sha256
+    from qpeft_rerank.files import STDOUT, content_sha256
     from qpeft_rerank.reranking import plan_window, rerank
     from qpeft_rerank.resume import write_resumably
     from qpeft_rerank.trec import read_run, write_run
@@ -201,7 +201,7 @@ def run(options: RerankOptions) -> None:
             bar.total = _pairs(source, options.depth, done)
 
         expect()
-        if options.output == "-" or (Path(options.output).exists() and not Path(options.output).is_file()):
+        if options.output in STDOUT or (Path(options.output).exists() and not Path(options.output).is_file()):
             write_run(stage(rankings), options.output, tag)
         else:
             write_resumably(

@@ -66,7 +66,9 @@ class TopicsOptions(SplitOptions):
         None, "form of the topics file (default: seen from its content)", choices=("tsv", "trec", "jsonl")
     )
     topics_field: str = option(
-        "title", "which part of TREC <top> topics is the query", choices=("title", "desc", "narr")
+        "title",
+        "which part of TREC or JSONL topics is the query (of a Pyserini name, too)",
+        choices=("title", "desc", "narr"),
     )
 
     def topics_source(self) -> str:

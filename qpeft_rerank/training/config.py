@@ -38,6 +38,11 @@ class TrainingConfig:
     negative_depth: int = setting(
         100, "hard negatives come from the run's first candidates down to here", least=1
     )
+    relevance_level: int = setting(
+        1,
+        "least grade of a passage that is learned from; one of a lower grade above 0 is no hard negative",
+        least=1,
+    )
     in_batch: bool = setting(True, "use the other topics' passages of a step as negatives too")
     loss: str | None = setting(
         None,

@@ -56,7 +56,13 @@ class Development:
         self.training, self.passages, self.depth, self.queries = training, passages, depth, dev.topics
         rankings = list(dev.run)
         self.topics: list[TrainingTopic] = training_topics(
-            rankings, dev.topics, dev.qrels, training.dev_topics, training.seed, training.negative_depth
+            rankings,
+            dev.topics,
+            dev.qrels,
+            training.dev_topics,
+            training.seed,
+            training.negative_depth,
+            training.relevance_level,
         )
         kept = {topic.qid for topic in self.topics}
         self.rankings = [ranking for ranking in rankings if ranking.qid in kept]

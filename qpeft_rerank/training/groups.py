@@ -44,14 +44,17 @@ def training_topics(
     limit: int,
     seed: int,
     depth: int,
+    level: int = 1,
 ) -> list[TrainingTopic]:
-    """Topics of the run with at least one relevant passage (grade 1 or more) and one candidate that is not.
+    """Topics of the run with at least one relevant passage (grade ``level`` or more) and one candidate whose
+    grade is not above 0.
 
     Args:
         run: candidates; only the first ``depth`` of a topic can be negatives.
         topics: query texts.
         qrels: grades by topic and passage.
         limit: sample this many (0: all); the sample depends on the topic ids and the seed only.
+        level: grades from here on are positives, those below 1 negatives.
 
     Raises:
         InputError: no topic can be used. MissingTopicError: one that could has no text, or a blank one.
@@ -60,7 +63,7 @@ def training_topics(
     for qid, docs in run:
         seen.append(qid)
         grades = qrels.get(qid, {})
-        positives = sorted(docid for docid, grade in grades.items() if grade >= 1)
+        positives = sorted(docid for docid, grade in grades.items() if grade >= level)
         negatives = [doc.docid for doc in docs[:depth] if grades.get(doc.docid, 0) < 1]
         if positives and negatives:
             if not topics.get(qid, "").strip():

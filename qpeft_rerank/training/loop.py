@@ -96,7 +96,13 @@ def train(
     torch.manual_seed(training.seed)  # initial weights, the same in every process
     objective = make_objective(base, settings, passages, training)
     topics = training_topics(
-        data.run, data.topics, data.qrels, training.train_topics, training.seed, training.negative_depth
+        data.run,
+        data.topics,
+        data.qrels,
+        training.train_topics,
+        training.seed,
+        training.negative_depth,
+        training.relevance_level,
     )
     check_passages(((t.qid, [*t.positives, *t.negatives]) for t in topics), passages)
     measured = None if dev is None else Development(dev, passages, training, depth)

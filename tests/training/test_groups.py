@@ -38,6 +38,13 @@ def test_relevant_passages_are_positives_and_other_candidates_negatives() -> Non
     )
 
 
+def test_grades_below_the_level_are_neither_positives_nor_negatives() -> None:
+    (topic,) = training_topics([RUN[4]], TOPICS, QRELS, 0, 0, 100, level=2)
+    assert topic.positives == ["d7"] and not {"d4", "d7"} & set(topic.negatives)
+    with pytest.raises(InputError, match="no topic of the run"):
+        training_topics(RUN, TOPICS, QRELS, 0, 0, 100, level=3)
+
+
 def test_a_positive_need_not_be_in_the_run_and_negatives_come_from_its_top() -> None:
     topic = usable([RUN[0]], {"0": {"elsewhere": 1, "d1": 0}}, depth=3)[0]
     assert topic.positives == ["elsewhere"] and topic.negatives == ["d0", "d1", "d2"]
