@@ -89,7 +89,8 @@ class RerankOptions(
     )
     missing: str = option(
         "error",
-        "what to do if a topic or passage has no text: stop, or go on and report",
+        "what to do if a topic or passage has no text, or a query is too long for the model: stop, or go on "
+        "and report",
         choices=("error", "skip"),
     )
     resume: bool = option(False, "go on with an --output that was not finished")

@@ -23,7 +23,7 @@ from qpeft_rerank.dense.description import describe_encoder
 from qpeft_rerank.dense.hub import find_file
 from qpeft_rerank.errors import InputError, one_line
 from qpeft_rerank.models.base import DTYPES, BaseModel
-from qpeft_rerank.models.inputs import MOST_CHARACTERS_PER_TOKEN, passage_text
+from qpeft_rerank.models.inputs import MOST_CHARACTERS_PER_TOKEN, encodable, passage_text
 from qpeft_rerank.passages import Passage
 from qpeft_rerank.scoring import default_limits
 
@@ -95,8 +95,9 @@ class BidirectionalEncoder(nn.Module):
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
         heads = [(prefix + text)[: tokens * MOST_CHARACTERS_PER_TOKEN + len(prefix)] for text in texts]
-        clean = [head.encode(errors="replace").decode() for head in heads]
-        inputs = self.base.tokenizer(clean, truncation=True, max_length=tokens, verbose=False)["input_ids"]
+        inputs = self.base.tokenizer(encodable(heads), truncation=True, max_length=tokens, verbose=False)[
+            "input_ids"
+        ]
         return embed(inputs, self, self.base.device, self.batch_tokens, progress)
 
 

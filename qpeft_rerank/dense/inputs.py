@@ -14,7 +14,7 @@ from typing import Any
 
 from qpeft_rerank.dense.config import Side
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.models.inputs import MOST_CHARACTERS_PER_TOKEN
+from qpeft_rerank.models.inputs import MOST_CHARACTERS_PER_TOKEN, tokenize
 
 
 class SideInputs:
@@ -70,12 +70,7 @@ class SideInputs:
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
-        # Halves of surrogate pairs, which JSON may hold and no tokenizer takes, become question marks.
-        clean = [text.encode(errors="replace").decode() for text in texts]
-        # Not verbose: it would warn of long texts, which are cut here.
-        return self.tokenizer(clean, add_special_tokens=False, split_special_tokens=True, verbose=False)[
-            "input_ids"
-        ]
+        return tokenize(self.tokenizer, texts)["input_ids"]
 
     def _mark(self, mark: str) -> int:
         ids = self.tokenizer.convert_tokens_to_ids([mark])

@@ -59,7 +59,7 @@ from qpeft_rerank.errors import InputError
 from qpeft_rerank.models import lora
 from qpeft_rerank.models.base import BaseModel
 from qpeft_rerank.models.config import AdapterConfig
-from qpeft_rerank.models.inputs import MOST_CHARACTERS_PER_TOKEN, describe_tokens
+from qpeft_rerank.models.inputs import MOST_CHARACTERS_PER_TOKEN, describe_tokens, tokenize
 from qpeft_rerank.models.on_base import OnBaseModel
 from qpeft_rerank.models.row_head import RowHead
 from qpeft_rerank.training.folder import check_folder
@@ -172,14 +172,8 @@ class Llara(OnBaseModel):
     def _bags(self, texts: Sequence[str]) -> list[list[int]]:
         """The different tokens of each text that say something, sorted."""
         most = self.config.passage_tokens
-        heads = [text[: most * MOST_CHARACTERS_PER_TOKEN].encode(errors="replace").decode() for text in texts]
-        encoded = self.base.tokenizer(
-            heads,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            verbose=False,
-            return_offsets_mapping=True,
-        )
+        heads = [text[: most * MOST_CHARACTERS_PER_TOKEN] for text in texts]
+        encoded = tokenize(self.base.tokenizer, heads, return_offsets_mapping=True)
         bags = []
         for text, ids, offsets in zip(heads, encoded["input_ids"], encoded["offset_mapping"], strict=True):
             kept = describe_tokens(text, ids[:most], offsets[:most])

@@ -179,18 +179,12 @@ class PairEncoder:
         return len(self.hint_head) + hints + len(self.hint_tail)
 
     def _ids(self, text: str) -> list[int]:
-        return self._tokenize([text])["input_ids"][0]
-
-    def _tokenize(self, texts: list[str], **options: bool) -> BatchEncoding:
-        # Not verbose: it would warn of long texts, which are cut here.
-        return self.tokenizer(
-            _encodable(texts), add_special_tokens=False, split_special_tokens=True, verbose=False, **options
-        )
+        return tokenize(self.tokenizer, [text])["input_ids"][0]
 
     def _tokenize_queries(self, texts: list[str]) -> list[list[int]]:
         new = [t for t in dict.fromkeys(texts) if t not in self._queries]
         if new:
-            self._queries.update(zip(new, self._tokenize(new)["input_ids"], strict=True))
+            self._queries.update(zip(new, tokenize(self.tokenizer, new)["input_ids"], strict=True))
         for text in texts:
             self._queries.move_to_end(text)
         result = [self._queries[t] for t in texts]
@@ -203,7 +197,7 @@ class PairEncoder:
             # A document may be megabytes long: cut its characters generously first, then its tokens exactly.
             length = self.config.passage_tokens
             heads = [text[: length * MOST_CHARACTERS_PER_TOKEN] for text in new]
-            encoded = self._tokenize(heads, return_offsets_mapping=True)
+            encoded = tokenize(self.tokenizer, heads, return_offsets_mapping=True)
             for text, ids, offsets in zip(new, encoded["input_ids"], encoded["offset_mapping"], strict=True):
                 self._passages[text] = describe_tokens(text, ids[:length], offsets[:length])
         for text in texts:
@@ -250,7 +244,15 @@ def describe_tokens(text: str, ids: list[int], offsets: list[tuple[int, int]]) -
     return TokenizedPassage(ids, stopword, non_alphabetic)
 
 
-def _encodable(texts: Sequence[str]) -> list[str]:
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: bool) -> BatchEncoding:
+    """The ids of texts as they are: special tokens are neither added nor read. Nothing is cut."""
+    # Not verbose: it would warn of long texts, which are cut by those who ask.
+    return tokenizer(
+        encodable(texts), add_special_tokens=False, split_special_tokens=True, verbose=False, **options
+    )
+
+
+def encodable(texts: Sequence[str]) -> list[str]:
     """Halves of surrogate pairs, which JSON may hold and no tokenizer takes, become question marks."""
     return [text.encode(errors="replace").decode() for text in texts]
 

@@ -1,12 +1,15 @@
-"""The folder that a training writes: which files it has, and whether it can be written at all."""
+"""The folder that a training writes: which files it has, whether it can be written, what its card says."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.training.checkpoint import has_checkpoint
+from qpeft_rerank.training.config import TrainingConfig
 
 RECORD_FILE, CURVES_FILE = "training.json", "training.png"
 DEV_RUN_FILE, CHECKPOINT = "run.dev.txt", "checkpoint"
@@ -43,3 +46,27 @@ def make_folder(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{output}: cannot be made: {error.strerror}") from error
+
+
+def card_facts(
+    training: TrainingConfig, facts: Mapping[str, Any], sources: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Lines of the adapter's card: what it was trained with, and the figures of its epoch."""
+    # Names, not paths: a card is published.
+    lines = {key: Path(str(sources[key])).name for key in ("collection", "run") if sources.get(key)}
+    lines |= {
+        "epoch": facts["epoch"],
+        "training topics": training.train_topics or "all",
+        "seed": training.seed,
+        "loss": (
+            f"contrastive, temperature {training.temperature}"
+            if training.loss == "contrastive"
+            else f"pairwise hinge, margin {training.margin}"
+        ),
+        "learning rate": training.learning_rate,
+    }
+    if "dev_loss" in facts:
+        lines["development loss"] = f"{facts['dev_loss']:.4f}"
+    for name, value in facts.get("dev", {}).items():
+        lines[f"development {name}"] = f"{value:.4f}"
+    return lines

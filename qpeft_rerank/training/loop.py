@@ -30,8 +30,7 @@ from qpeft_rerank.training.checkpoint import remove_checkpoint
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.data import TrainingData
 from qpeft_rerank.training.development import Choice, Development
-from qpeft_rerank.training.facts import card_facts
-from qpeft_rerank.training.folder import CHECKPOINT, CURVES_FILE, RECORD_FILE, check_folder
+from qpeft_rerank.training.folder import CHECKPOINT, CURVES_FILE, RECORD_FILE, card_facts, check_folder
 from qpeft_rerank.training.groups import Group, check_passages, epoch_groups, training_topics
 from qpeft_rerank.training.objective import Objective, make_objective
 from qpeft_rerank.training.state import State, begin_or_resume, from_main, save_state
