@@ -89,8 +89,9 @@ def corpus_files(path: str | Path) -> list[Path]:
     root = Path(path)
     if root.is_dir():
         files = sorted(file for file in root.iterdir() if file.is_file() and _is_corpus_name(file.name))
-        if any(file.name.startswith("queries.jsonl") for file in files):
-            files = [file for file in files if file.name.startswith("corpus.jsonl")]
+        corpus = [file for file in files if file.name.startswith("corpus.jsonl")]
+        if corpus and any(file.name.startswith("queries.jsonl") for file in files):
+            files = corpus
         if not files:
             kinds = ", ".join(sorted(TEXT_SUFFIXES))
             raise InputError(f"{root}: the folder has no corpus file ({kinds}, each also with .gz)")
@@ -153,7 +154,7 @@ def passage_of_record(docid: str, record: dict[str, Any]) -> Passage:
     """
     title = _text_of(record, "title") or ""
     key = next((key for key in TEXT_KEYS if record.get(key) is not None), None)
-    if key is None and not title:
+    if key is None and not (title and any(key in record for key in TEXT_KEYS)):
         raise ValueError(f"the record of {docid!r} has no text (looked for {', '.join(TEXT_KEYS)})")
     contents = (key and _text_of(record, key)) or ""
     if key != "contents":

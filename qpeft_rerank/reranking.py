@@ -73,8 +73,8 @@ def rerank(
         passages: where candidates' texts come from (`open_passages`); asked in that thread, too.
         scorer: a `Reranker`, or anything with ``score(pairs)``.
         depth: how many candidates of a topic are scored.
-        missing: ``error``, or ``skip``: a topic without text, with a blank one or with one that the model
-            cannot take stays as it is, a passage without text goes below the scored ones.
+        missing: ``error``, or ``skip``: a topic without text, or a blank one, stays as it is, a passage
+            without text goes below the scored ones.
         on_missing: hears of each of these.
         progress: called with numbers of scored pairs.
         window: how many topics are scored together; by default what `plan_window` says.
@@ -167,16 +167,8 @@ def _prepare(
                 missing.append(MissingPassageError(doc.docid, passages.name, qid))
     if missing and stop_at_missing:
         raise missing[0]
-    while True:
-        try:
-            with named_pairs([(qid, doc.docid) for qid, doc in names]):
-                return Window(rankings, names, missing, begin(scorer, pairs))
-        except PairError as error:  # a query that is too long for the model, for example
-            if stop_at_missing:
-                raise
-            missing.append(error)
-            left = [i for i, (qid, _) in enumerate(names) if qid != error.qid]
-            pairs, names = [pairs[i] for i in left], [names[i] for i in left]
+    with named_pairs([(qid, doc.docid) for qid, doc in names]):
+        return Window(rankings, names, missing, begin(scorer, pairs))
 
 
 def _finish(
@@ -218,5 +210,6 @@ def reorder(
     first = [ScoredDoc(doc.docid, score) for doc, score in sorted(scored, key=lambda item: -item[1])]
     done = {doc.docid for doc in first}
     rest = [doc.docid for doc in docs if doc.docid not in done]
-    below = strictly_decreasing([first[-1].score] * (len(rest) + 1))[1:].tolist()
+    # Two steps at first: what is one step apart counts as equal there (`fusion.normalized`).
+    below = strictly_decreasing([first[-1].score] * (len(rest) + 2))[2:].tolist()
     return first + list(map(ScoredDoc, rest, below))

@@ -7,6 +7,7 @@ name is always whole.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,11 +15,6 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import atomic_write, writing
@@ -73,6 +69,7 @@ def write_resumably(
             settings, or another process is at it.
     """
     output = Path(output)
+    zipped = output.suffix == ".gz"
     if output.is_symlink():  # a link stays a link
         output = Path(os.path.realpath(output))
     partial, sidecar, record = (output.with_name(output.name + end) for end in ENDINGS)
@@ -108,13 +105,15 @@ def write_resumably(
                     topics += 1
                 os.fsync(stream.fileno())
         except BaseException:
-            if not partial.stat().st_size:  # stopped before the first topic: nothing to go on from
+            if not (
+                partial.exists() and partial.stat().st_size
+            ):  # stopped before the first topic: nothing to go on from
                 partial.unlink(missing_ok=True)
                 sidecar.unlink(missing_ok=True)
             raise
         with atomic_write(record) as stream:
             json.dump({**run_record(settings), **(circumstances or {}), "topics": topics}, stream, indent=2)
-        if output.suffix == ".gz":
+        if zipped:
             with partial.open(encoding="utf-8", newline="") as lines, atomic_write(output) as stream:
                 stream.writelines(lines)
             partial.unlink()
@@ -132,15 +131,14 @@ def _alone(partial: Path) -> Iterator[None]:
         InputError: another process has it, or gave it its final name this moment.
     """
     with writing(str(partial)), partial.open("a") as stream:
-        if fcntl is not None:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{partial} is being written by another process") from None
-            except OSError:  # a file system without locks
-                pass
-            if not partial.exists() or not os.path.samestat(os.fstat(stream.fileno()), partial.stat()):
-                raise InputError(f"{partial} was finished by another process this moment")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{partial} is being written by another process") from None
+        except OSError:  # a file system without locks
+            pass
+        if not partial.exists() or not os.path.samestat(os.fstat(stream.fileno()), partial.stat()):
+            raise InputError(f"{partial} was finished by another process this moment")
         yield
 
 

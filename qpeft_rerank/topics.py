@@ -1,4 +1,4 @@
-"""Topics: query texts by qid, from TSV, TREC ``<top>`` or JSONL files, told apart by their content."""
+"""Topics: query texts by qid, from TSV, TREC ``<top>``, XML or JSONL files, told apart by their content."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TextIO
+from xml.etree import ElementTree
 from xml.sax.saxutils import unescape
 
 from qpeft_rerank.errors import FormatError, InputError
@@ -20,8 +21,7 @@ _TEXT_KEYS = ("text", "query", "title", "question")
 _TSV_IDS, _TSV_TEXTS = (*_ID_KEYS, "query-id", "topic_id"), (*_TEXT_KEYS, "contents")
 # Only known tags are tags: a title may say "a < b" or "<br>".
 _TREC_TAGS = ("top", "num", "title", "desc", "narr", "dom", "head", "smry", "con", "fac", "def", "query")
-_TOPIC = "topic"  # of the Web tracks and TREC-COVID: <topic number="1"><query> ... </topic>
-# A field's other names, in that form and in JSON.
+# A field's names in JSON and in XML.
 _FIELD_NAMES = {
     "title": _TEXT_KEYS,
     "desc": ("desc", "description", "question"),
@@ -47,11 +47,11 @@ class _Topic(NamedTuple):
 def read_topics(source: Source, topics_format: str | None = None, field: str = "title") -> dict[str, str]:
     """Read topics: qid -> query text, in the order of the file. "007" stays "007".
 
-    ``topics_format`` is "tsv" (``qid<TAB>text``, with a header or not), "trec" (``<top>``), "jsonl" or None:
-    by content. ``field`` chooses the text of TREC and JSONL topics (title, desc, narr). A string that names
-    no file is taken for a name that Pyserini knows, which knows the form too. Texts may be empty. Raises
-    InputError for a file or name that cannot be read and FormatError, with file and line, for malformed
-    lines, a qid that comes twice and a field that is not there.
+    ``topics_format`` is "tsv" (``qid<TAB>text``, with a header or not), "trec" (``<top>``, or XML with
+    ``<topic number="1">``), "jsonl" or None: by content. ``field`` chooses the text of TREC and JSONL topics
+    (title, desc, narr). A string that names no file is taken for a name that Pyserini knows, which knows the
+    form too. Texts may be empty. Raises InputError for a file or name that cannot be read and FormatError,
+    with file and line, for malformed lines, a qid that comes twice and a field that is not there.
     """
     if topics_format not in (None, *FORMATS):
         raise InputError(f"topics format {topics_format!r} is unknown: expected one of {', '.join(FORMATS)}")
@@ -112,10 +112,8 @@ def format_topic(qid: str, text: str) -> str:
 
 def _format_of(number: int, line: str, name: str) -> str:
     start = line.lstrip().lower()
-    if re.match(r"<(top|topics?|\?xml)\b", start):
-        return "trec"
     if start.startswith("<"):
-        raise FormatError(name, number, _NO_TOPIC)
+        return "trec"
     if start.startswith("["):
         raise FormatError(name, number, "a JSON array is no topics file: write one object per line (JSONL)")
     return "jsonl" if start.startswith("{") else "tsv"
@@ -164,26 +162,29 @@ def _json_topic(number: int, line: str, name: str, field: str) -> _Topic:
 
 
 def _read_trec(lines: Iterable[tuple[int, str]], name: str, field: str) -> Iterator[_Topic]:
-    """Topics of the form ``<top> <num> Number: 301 <title> text <desc> ... </top>``, closing tags or not, or
-    ``<topic number="301"> <query> text </query> ... </topic>``.
+    """Topics of the form ``<top> <num> Number: 301 <title> text <desc> ... </top>``, closing tags or not; of XML
+    where the first line is no ``<top>``.
     """
-    names = {*_TREC_TAGS, _TOPIC, field, *_FIELD_NAMES.get(field, ())}
-    tags = re.compile(rf"<(/?)({'|'.join(map(re.escape, names))})(\s[^<>]*)?>", re.IGNORECASE)
+    first = next(lines := iter(lines))
+    lines = chain([first], lines)
+    if not first[1].lstrip().lower().startswith("<top>"):
+        lines = list(lines)
+        if found := _read_xml("\n".join(line for _, line in lines), first[0], name, field):
+            yield from found
+            return
+    tags = re.compile(rf"<(/?)({'|'.join(map(re.escape, {*_TREC_TAGS, field}))})>", re.IGNORECASE)
     fields: dict[str, list[str]] = {}
     start = 0  # the line of the topic's <top>, 0 outside of topics
     current = None  # the field that text belongs to
     for number, line in lines:
-        # Text and tags by turns: text, then ("/" or "", tag, attributes, text) for each tag.
+        # Text and tags by turns: text, then ("/" or "", tag, text) for each tag.
         pieces = tags.split(line)
-        marks = zip(["", *pieces[1::4]], ["", *pieces[2::4]], ["", *pieces[3::4]], pieces[0::4])
-        for slash, tag, attributes, text in marks:
+        for slash, tag, text in zip(["", *pieces[1::3]], ["", *pieces[2::3]], pieces[0::3]):
             tag = tag.lower()
-            if tag in ("top", _TOPIC):
+            if tag == "top":
                 if start:
                     yield _trec_topic(fields, start, name, field)
                 start, fields, current = (0 if slash else number), {}, None
-                if numbered := re.search(r"""number\s*=\s*["']([^"']*)["']""", attributes or ""):
-                    fields["num"] = [numbered[1]]
             elif tag:
                 current = None if slash else tag
                 if current:
@@ -197,14 +198,33 @@ def _read_trec(lines: Iterable[tuple[int, str]], name: str, field: str) -> Itera
         yield _trec_topic(fields, start, name, field)
 
 
+def _read_xml(text: str, line: int, name: str, field: str) -> list[_Topic]:
+    """Topics of the form ``<topic number="1"> <query> text </query> ... </topic>`` (Web tracks, TREC-COVID),
+    or with the text right in the topic; none if it is another form.
+    """
+    try:
+        topics = list(ElementTree.fromstring(text).iter("topic"))
+    except ElementTree.ParseError:
+        return []
+    found = []
+    for topic in topics:
+        fields = {child.tag.lower(): "".join(child.itertext()) for child in topic}
+        if not fields and field == "title":
+            fields["title"] = topic.text or ""
+        fields["num"] = topic.get("number", "")
+        tag = next((tag for tag in (field, *_FIELD_NAMES.get(field, ())) if tag in fields), None)
+        if tag is None:
+            there = ", ".join(fields)
+            raise FormatError(name, line, f"topic {fields['num']!r} has no <{field}>, only: {there}")
+        found.append(_Topic(line, fields["num"], " ".join(fields[tag].split())))
+    return found
+
+
 def _trec_topic(fields: dict[str, list[str]], line: int, name: str, field: str) -> _Topic:
-    tag = next((tag for tag in (field, *_FIELD_NAMES.get(field, ())) if tag in fields), None)
-    for there, what in (("num" in fields, "num"), (tag, field)):
-        if not there:
-            raise FormatError(
-                name, line, f"the topic has no <{what}>, only: {', '.join(fields) or 'nothing'}"
-            )
-    qid, text = (_without_label(tag, " ".join(" ".join(fields[tag]).split())) for tag in ("num", tag))
+    for tag in ("num", field):
+        if tag not in fields:
+            raise FormatError(name, line, f"the topic has no <{tag}>, only: {', '.join(fields) or 'nothing'}")
+    qid, text = (_without_label(tag, " ".join(" ".join(fields[tag]).split())) for tag in ("num", field))
     return _Topic(line, qid, unescape(text, _QUOTES))
 
 

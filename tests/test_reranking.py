@@ -103,18 +103,6 @@ def test_what_was_not_scored_weighs_nothing_where_scores_are_normalised_later() 
     assert order(found).startswith("240") and scores[5] - scores[-1] < 1e-4
 
 
-def test_a_query_that_the_model_cannot_take_is_skipped_if_one_may() -> None:
-    scorer = Reranker(tiny_scorer(tiny_base(max_position_embeddings=128), "hard-prompt"))
-    topics = {"1": "short", "2": "a very long query " * 40, "3": "who"}
-    rankings = [ranking(qid, "012") for qid in topics]
-    heard: list[QpeftError] = []
-    passages = corpus(TEXTS)
-    found = list(rerank(rankings, topics, passages, scorer, missing="skip", on_missing=heard.append))
-    assert found[1] == rankings[1] and [error.qid for error in heard] == ["2"]
-    alone = list(rerank([rankings[0], rankings[2]], topics, passages, scorer))
-    assert [order(found[0]), order(found[2])] == [order(r) for r in alone]
-
-
 def test_rankings_may_be_plain_pairs() -> None:
     found = next(rerank([("1", [("d0", 2.0), ("d2", 1)])], TOPICS, PASSAGES, ByLength()))
     assert order(found) == "20"

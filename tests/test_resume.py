@@ -200,7 +200,6 @@ def test_an_older_run_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
     output = tmp_path / "run.txt"
 
     def disturbed(rankings: Iterable[Ranking]) -> Iterator[Ranking]:

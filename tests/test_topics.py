@@ -76,7 +76,9 @@ XML = """<?xml version="1.0" encoding="UTF-8"?>
     <query>bread &amp; butter</query>
     <question>how is bread &lt;made&gt;</question>
   </topic>
-  <topic number="007" type="faceted"><query>salt</query><description>Of salt</description></topic>
+  <topic number="007" type="faceted"><query>salt</query><description>Of
+  salt</description><subtopic number="1" type="nav">Find
+  salt &#38; pepper</subtopic></topic>
 </topics>
 """
 
@@ -84,7 +86,16 @@ XML = """<?xml version="1.0" encoding="UTF-8"?>
 def test_topics_with_numbers_as_attributes_and_entities():
     assert read(XML) == {"1": "bread & butter", "007": "salt"}
     assert read(XML, field="desc") == {"1": "how is bread <made>", "007": "Of salt"}
-    assert read('<top lang="en"><num>3</num><title>AT&T & co</title></top>') == {"3": "AT&T & co"}
+    web = XML.replace("topics", "webtrack2012").replace("<?xml", "<!-- a comment --><?xml", 0)
+    assert read(web) == read(XML) == read(XML.partition("\n")[2])
+    assert read('<topics><topic number="3">a patient\n with fever</topic></topics>') == {
+        "3": "a patient with fever"
+    }
+    assert read("<x><top>\n<num>3<title>AT&T &amp; co\n</top></x>") == {"3": "AT&T & co"}
+    essay = "<top><num>1<title>essays\n<desc>on the <title of a book> as its name\n</top>"
+    assert read(essay, field="desc") == {"1": "on the <title of a book> as its name"}
+    with pytest.raises(FormatError, match="topic '1' has no <narr>, only: query, question, num"):
+        read(XML, field="narr")
 
 
 def test_the_field_counts_for_jsonl_and_a_file_without_fields_refuses_it():

@@ -38,6 +38,7 @@ from qpeft_rerank.cli.shared_options import (
     check_output,
 )
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import STDOUT
 from qpeft_rerank.models.config import ENCODERS, METHODS, UNTRAINED_WEIGHT, AdapterConfig
 
 if TYPE_CHECKING:
@@ -89,8 +90,7 @@ class RerankOptions(
     )
     missing: str = option(
         "error",
-        "what to do if a topic or passage has no text, or a query is too long for the model: stop, or go on "
-        "and report",
+        "what to do if a topic or passage has no text: stop, or go on and report",
         choices=("error", "skip"),
     )
     resume: bool = option(False, "go on with an --output that was not finished")
@@ -128,7 +128,7 @@ class RerankOptions(
             raise InputError("--processes and --device-map: each process has the whole model on one device")
         if self.topics == "-" and (self.run or self.run_file or "-") == "-":
             raise InputError("the run and the topics cannot both come from stdin")
-        if self.resume and self.output == "-":
+        if self.resume and self.output in STDOUT:
             raise InputError("--resume needs --output: what went to stdout cannot be continued")
         self.check_documents()
 
@@ -161,7 +161,7 @@ def run(options: RerankOptions) -> None:
     check_output(options.output, source, options.topics, options.corpus)
 
     from qpeft_rerank.cli.progress import progress_bar
-    from qpeft_rerank.files import STDOUT, content_sha256
+    from qpeft_rerank.files import content_sha256
     from qpeft_rerank.reranking import plan_window, rerank
     from qpeft_rerank.resume import write_resumably
     from qpeft_rerank.trec import read_run, write_run

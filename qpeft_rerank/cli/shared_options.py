@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from qpeft_rerank.cli.options import option
 from qpeft_rerank.collection import Collection, load_collection
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import STDOUT
 
 
 @dataclass(kw_only=True)
@@ -60,7 +61,8 @@ class TopicsOptions(SplitOptions):
     title: ClassVar[str] = "topics"
 
     topics: str | None = option(
-        None, "file (TSV, TREC <top>, JSONL, .gz), '-' for stdin, or a Pyserini name such as dl19-passage"
+        None,
+        "file (TSV, TREC <top> or XML, JSONL, .gz), '-' for stdin, or a Pyserini name like dl19-passage",
     )
     topics_format: str | None = option(
         None, "form of the topics file (default: seen from its content)", choices=("tsv", "trec", "jsonl")
@@ -221,7 +223,7 @@ def stdin_run() -> str:
 def check_output(output: str, *inputs: str | None) -> None:
     """Say now, not after hours of work, that a file cannot be written there, or would replace an input."""
     path, folder = Path(output), Path(output).parent
-    if output == "-" or path.exists() and not path.is_file() and not path.is_dir():
+    if output in STDOUT or path.exists() and not path.is_file() and not path.is_dir():
         return  # stdout, a device or a pipe
     for source in inputs:
         if source is not None and path.is_file() and os.path.exists(source) and path.samefile(source):

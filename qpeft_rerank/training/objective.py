@@ -72,7 +72,7 @@ class PairObjective:
     def __init__(self, scorer: Scorer, passages: Passages, training: TrainingConfig):
         self.scorer, self.passages, self.training = scorer, passages, training
         self.module = PairLosses(scorer)
-        self.limits = default_limits(scorer.base)  # once: what a step leaves allocated is free for the next
+        self.limits = default_limits(scorer.base)  # lowered for good where memory runs out
 
     def loss(self, module: nn.Module, examples: Sequence[Group]) -> Tensor:
         pairs = step_pairs(examples, self.passages, self.training.in_batch)
