@@ -105,9 +105,8 @@ def write_resumably(
                     topics += 1
                 os.fsync(stream.fileno())
         except BaseException:
-            if not (
-                partial.exists() and partial.stat().st_size
-            ):  # stopped before the first topic: nothing to go on from
+            # Stopped before the first topic: there is nothing to go on from.
+            if not (partial.exists() and partial.stat().st_size):
                 partial.unlink(missing_ok=True)
                 sidecar.unlink(missing_ok=True)
             raise

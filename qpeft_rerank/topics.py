@@ -162,8 +162,8 @@ def _json_topic(number: int, line: str, name: str, field: str) -> _Topic:
 
 
 def _read_trec(lines: Iterable[tuple[int, str]], name: str, field: str) -> Iterator[_Topic]:
-    """Topics of the form ``<top> <num> Number: 301 <title> text <desc> ... </top>``, closing tags or not; of XML
-    where the first line is no ``<top>``.
+    """Topics of the form ``<top> <num> Number: 301 <title> text <desc> ... </top>``, closing tags or not; or
+    of XML, where the first line is no ``<top>``.
     """
     first = next(lines := iter(lines))
     lines = chain([first], lines)
