@@ -22,7 +22,7 @@ from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import Source
 from qpeft_rerank.run_scores import as_float32
 from qpeft_rerank.settings import check_settings, setting
-from qpeft_rerank.trec import Ranking, ScoredDoc, as_rankings
+from qpeft_rerank.trec import Ranking, ScoredDoc, as_ranking, as_rankings
 
 METHODS = ("rrf", "interpolation")
 NORMALIZATIONS = ("min-max", "z-score", "none")
@@ -122,7 +122,10 @@ def pool_runs(runs: Sequence[Source | Iterable[Ranking]], config: FusionConfig) 
     """What `fuse` weighs, topic by topic; arguments, order and errors as there."""
     if len(runs) < 2:
         raise InputError(f"fusion needs two runs or more, not {len(runs)}")
-    return (_pool(qid, rankings, config) for qid, rankings in _by_topic(list(map(as_rankings, runs))))
+    return (
+        _pool(qid, rankings, config)
+        for qid, rankings in _by_topic([map(as_ranking, as_rankings(run)) for run in runs])
+    )
 
 
 def normalized(scores: np.ndarray, kind: str) -> np.ndarray:

@@ -31,7 +31,7 @@ from qpeft_rerank.prefetch import map_ahead
 from qpeft_rerank.reranker import WINDOW_PAIRS, PairScorer, Progress, Scoring, begin
 from qpeft_rerank.run_scores import strictly_decreasing
 from qpeft_rerank.topics import as_topics
-from qpeft_rerank.trec import Ranking, ScoredDoc, as_rankings
+from qpeft_rerank.trec import Ranking, ScoredDoc, as_ranking, as_rankings
 
 
 def plan_window(
@@ -87,7 +87,7 @@ def rerank(
         MissingTopicError, MissingPassageError: as they say.
         PairError: a pair that cannot be scored, by qid and docid.
     """
-    rankings, topics = as_rankings(rankings), as_topics(topics)
+    rankings, topics = _each_once(as_rankings(rankings)), as_topics(topics)
     if is_source(passages) or type(passages) is dict:  # whose `get` is another one
         raise InputError("passages: open them with open_passages(index=...) or open_passages(corpus=...)")
     if depth < 1:
@@ -99,7 +99,6 @@ def rerank(
         raise InputError(f"weight: {weight!r} is not between 0 and 1")
     if window is None:
         window, rankings = plan_window(rankings, depth, getattr(scorer, "shared_pairs", WINDOW_PAIRS))
-    rankings = _each_once(rankings)
 
     def prepare(part: list[Ranking]) -> Window:
         return _prepare(part, topics, passages, scorer, depth, missing == "error")
@@ -116,7 +115,7 @@ def rerank(
 def _each_once(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
     """The rankings, as long as no topic returns: its candidates would be taken for one another's."""
     seen: set[str] = set()
-    for ranking in rankings:
+    for ranking in map(as_ranking, rankings):
         if ranking.qid in seen:
             raise InputError(f"topic {ranking.qid!r} comes twice in the run")
         seen.add(ranking.qid)

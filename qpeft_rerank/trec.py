@@ -75,13 +75,14 @@ def read_run(source: Source) -> Iterator[Ranking]:
 
 
 def as_rankings(run: Source | Iterable[Ranking]) -> Iterable[Ranking]:
-    """A run as rankings, whether it is given as a file (:func:`read_run`) or as them, or pairs like them."""
+    """A run as rankings, whether it is given as a file (:func:`read_run`) or as them."""
     if isinstance(run, Mapping):
         raise InputError("run: expected a file or rankings, found a dictionary")
-    return map(_as_ranking, read_if_source(run, read_run, Iterable, "run"))
+    return read_if_source(run, read_run, Iterable, "run")
 
 
-def _as_ranking(given: Any) -> Ranking:
+def as_ranking(given: Any) -> Ranking:
+    """A ranking, whether it is given as one or as plain pairs. Raises InputError."""
     if isinstance(given, Ranking):
         return given
     try:
@@ -152,7 +153,7 @@ def write_run(rankings: Iterable[Ranking], target: str | Path | TextIO, tag: str
     to_file = isinstance(target, (str, Path)) and str(target) not in STDOUT
     with atomic_write(target) as out:
         for ranking in as_rankings(rankings):
-            out.write(format_ranking(ranking, tag))
+            out.write(format_ranking(as_ranking(ranking), tag))
             written += 1
             if not to_file:
                 out.flush()

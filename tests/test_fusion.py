@@ -111,6 +111,11 @@ def test_scores_that_are_equal_as_float32_are_ties_as_in_trec_eval() -> None:
     assert list(fused(close, close, method="interpolation", normalize="none")) == ["b", "a"]
 
 
+def test_rankings_may_be_plain_pairs() -> None:
+    (found,) = fuse([[("1", [("a", 2.0), ("b", 1.0)])], [ranking("1", b=3, a=1)], [("1", [("b", 1)])]])
+    assert order(found) == "ba"
+
+
 def test_a_written_run_reads_back_in_the_same_order() -> None:
     draw = random.Random(5)
     runs = [
