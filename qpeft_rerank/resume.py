@@ -53,7 +53,7 @@ def write_resumably(
     Args:
         rankings: the input run.
         stage: gives a ranking of the same documents for each ranking, in order.
-        output: file to write (``.gz`` is zipped at the end).
+        output: file to write (``.gz`` is zipped at the end); of a link, what it points to, its record there.
         tag: the run's tag.
         settings: all that the result depends on, JSON-ready; a run is only resumed under the same ones.
         window: the stage works on this many topics at a time, so a resumed run starts at a multiple of it.
@@ -68,8 +68,7 @@ def write_resumably(
         InputError: an unfinished run is there and ``resume`` is not set, or it was made from other input or
             settings, or another process is at it.
     """
-    output = Path(output)
-    zipped = output.suffix == ".gz"
+    given = output = Path(output)
     if output.is_symlink():  # a link stays a link
         output = Path(os.path.realpath(output))
     partial, sidecar, record = (output.with_name(output.name + end) for end in ENDINGS)
@@ -112,8 +111,8 @@ def write_resumably(
             raise
         with atomic_write(record) as stream:
             json.dump({**run_record(settings), **(circumstances or {}), "topics": topics}, stream, indent=2)
-        if zipped:
-            with partial.open(encoding="utf-8", newline="") as lines, atomic_write(output) as stream:
+        if given.suffix == ".gz":
+            with partial.open(encoding="utf-8", newline="") as lines, atomic_write(given) as stream:
                 stream.writelines(lines)
             partial.unlink()
         else:

@@ -217,10 +217,11 @@ def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path: Path) -> No
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    link = tmp_path / "link.txt"
-    link.symlink_to(tmp_path / "runs" / "run.txt")
-    write_resumably(RUN, stage, link, "tag", SETTINGS)
-    assert link.is_symlink() and (tmp_path / "runs" / "run.txt").read_bytes() == EXPECTED
+    for name, read in (("link.txt", bytes), ("link.gz", gzip.decompress)):
+        link, target = tmp_path / name, tmp_path / "runs" / f"of {name}.txt"
+        link.symlink_to(target)
+        write_resumably(RUN, stage, link, "tag", SETTINGS)
+        assert link.is_symlink() and read(target.read_bytes()) == EXPECTED
 
 
 def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:

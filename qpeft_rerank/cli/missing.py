@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from qpeft_rerank.errors import MissingPassageError, QpeftError
+from qpeft_rerank.errors import MissingTopicError, QpeftError
 
 if TYPE_CHECKING:
     from qpeft_rerank.trec import Ranking
@@ -36,10 +36,10 @@ class Missing:
 
     def add(self, error: QpeftError) -> None:
         """One more."""
-        if isinstance(error, MissingPassageError):
-            self.passages += 1
-        else:
+        if isinstance(error, MissingTopicError):
             self.topics += 1
+        else:
+            self.passages += 1
         if self.topics + self.passages <= SHOWN:
             _log.info("skipped: %s", error)
 

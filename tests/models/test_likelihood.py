@@ -14,6 +14,7 @@ from qpeft_rerank.models.config import LIKELIHOOD_METHODS, AdapterConfig
 from qpeft_rerank.models.inputs import PairEncoder
 from qpeft_rerank.models.likelihood import QueryLikelihood
 from qpeft_rerank.models.row_head import RowHead
+from qpeft_rerank.models.selection import similarity
 from qpeft_rerank.passages import Passage
 from qpeft_rerank.scoring import BatchLimits, Plan, score_inputs
 
@@ -187,19 +188,19 @@ def test_logits_are_made_in_fp32_from_a_bf16_model() -> None:
     assert len(scores.unique()) == len(PAIRS), "bf16 sums would tie"
 
 
-def test_mixed_precision_rounds_neither_logits_nor_the_choice_of_hints() -> None:
+def test_mixed_precision_rounds_neither_logits_nor_similarities() -> None:
     base = tiny_base("llama")
     scorer = tiny_scorer(base, "qpeft-r")
-    batch = collate(scorer.encoder.encode(PAIRS))
-    picked = []
-    scorer.hints.register_forward_hook(lambda module, inputs, block: picked.append(block.vectors.float()))
-    with torch.no_grad():
-        scorer(batch)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            scores = scorer.token_log_likelihoods(batch)
-    assert scores.dtype == torch.float32
-    assert not torch.equal(scores, scores.bfloat16().float()), "more digits than bf16 has"
-    assert torch.allclose(*picked, atol=0.05), "the same tokens in the same places"
+    logits: list[torch.Tensor] = []
+    handle = RowHead.on(base.model).register_forward_hook(lambda head, given, made: logits.append(made))
+    draw = torch.Generator().manual_seed(0)
+    query, passage = torch.randn(1, 3, 16, generator=draw), torch.randn(1, 5, 16, generator=draw)
+    plain = similarity(query, passage, "cosine")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        scorer(collate(scorer.encoder.encode(PAIRS)))
+        assert torch.equal(similarity(query, passage, "cosine"), plain)
+    handle.remove()
+    assert logits[0].dtype == torch.float32
 
 
 def test_the_model_gives_all_its_logits_to_everybody_else() -> None:
