@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--plain-batches", type=int, nargs="+", default=[4, 16, 32])
     parser.add_argument("--layers", type=int, help="layers of the models with random weights")
     parser.add_argument("--no-cross-encoder", action="store_true")
+    parser.add_argument("--compiled", action="store_true", help="ours with torch.compile, too")
     options = parser.parse_args()
     if not options.no_cross_encoder and importlib.util.find_spec("sentence_transformers") is None:
         print("sentence-transformers is not installed: no CrossEncoder")
@@ -59,6 +61,7 @@ def compare(model: str, dtype: str, pairs: Pairs, options: argparse.Namespace) -
     """Rows of one model and type: one for each method."""
     base = random_base(model, dtype, layers=options.layers)
     contenders: dict[tuple[str, str], Callable[[], object]] = {}
+    starts: dict[str, float] = {}
     for method in options.methods:
         reranker = random_reranker(base, method, options.placement)
         contenders[method, "ours"] = lambda reranker=reranker: reranker.score(pairs)
@@ -66,6 +69,8 @@ def compare(model: str, dtype: str, pairs: Pairs, options: argparse.Namespace) -
             contenders[method, f"plain {size}"] = lambda scorer=reranker.scorer, size=size: plain_scores(
                 scorer, pairs, size
             )
+        if options.compiled:
+            contenders[method, "compiled"], starts[method] = compiled(model, dtype, method, pairs, options)
     with tempfile.TemporaryDirectory() as folder:
         if not options.no_cross_encoder:
             contenders["", "cross"] = cross_encoder(base, dtype, pairs, Path(folder))
@@ -87,9 +92,27 @@ def compare(model: str, dtype: str, pairs: Pairs, options: argparse.Namespace) -
         }
         if not options.no_cross_encoder:
             row |= {"CrossEncoder": rates["", "cross"], "times CrossEncoder": ratio(ours, rates["", "cross"])}
+        if options.compiled:
+            row |= {
+                "compiled": rates[method, "compiled"],
+                "compiled, times": ratio(rates[method, "compiled"], ours),
+                "compiled, first call s": starts[method],
+            }
         rows.append(row)
         print(", ".join(f"{key} {value}" for key, value in row.items() if key != "seconds"), flush=True)
     return rows
+
+
+def compiled(
+    model: str, dtype: str, method: str, pairs: Pairs, options: argparse.Namespace
+) -> tuple[Callable[[], object], float]:
+    """The same with its layers compiled (a C++ compiler is needed), and the seconds of its first call."""
+    base = random_base(model, dtype, layers=options.layers)
+    base.model.base_model.compile(dynamic=True)
+    reranker = random_reranker(base, method, options.placement)
+    start = time.perf_counter()
+    reranker.score(pairs[:2])
+    return lambda: reranker.score(pairs), round(time.perf_counter() - start, 1)
 
 
 def cross_encoder(base: BaseModel, dtype: str, pairs: Pairs, folder: Path) -> Callable[[], object]:
