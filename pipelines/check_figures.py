@@ -4,7 +4,7 @@
     python pipelines/check_figures.py OUT
 
 One line for each figure: ok, or what it is now. Exit code 1 if one is missing or off by more than its
-tolerance.
+tolerance, 2 if a run or its qrels cannot be read.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import yaml
 
+from qpeft_rerank.errors import QpeftError
 from qpeft_rerank.evaluation import evaluate
 
 EXPECTED = Path(__file__).with_name("expected.yaml")
@@ -59,7 +60,10 @@ def main() -> int:
     )
     parser.add_argument("output", type=Path, help="folder that holds one of each collection")
     args = parser.parse_args()
-    figures = list(check(args.output))
+    try:
+        figures = list(check(args.output))
+    except QpeftError as error:
+        parser.exit(2, f"check_figures: {error}\n")
     for f in figures:
         now = "missing" if f.found is None else "ok" if f.holds else f"now {f.found:.4f}"
         print(f"{f.collection:12} {f.system:28} {f.measure:10} {f.expected:.4f}  {now}")
