@@ -10,7 +10,6 @@ are all candidates of all its test topics.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def main() -> None:
     parser.add_argument("--topics", type=int, default=10_000, help="topics, from the run's first on")
     parser.add_argument("--depth", type=int, default=100, help="candidates of each topic")
     parser.add_argument(
-        "--alone-every", type=int, default=1, help="run pairs by themselves in every so many windows only"
+        "--alone-every", type=int, default=1, help="run only every so many pairs by themselves"
     )
     options = parser.parse_args()
     if (options.run is None) != (options.collection is None):
@@ -52,19 +51,18 @@ def main() -> None:
     for method in options.methods:
         shared, alone = (random_reranker(base, method) for _ in range(2))
         alone.scorer.can_share = False
-        windows = [
-            pairs[start : start + shared.shared_pairs] for start in range(0, len(pairs), shared.shared_pairs)
-        ]
-        some = windows[:: options.alone_every]
+        some = pairs[:: options.alone_every]
         seconds = time_in_turn(
             {
-                "shared": lambda shared=shared, windows=windows: score_windows(shared, windows),
-                "alone": lambda alone=alone, some=some: score_windows(alone, some),
+                "shared": lambda shared=shared: score_windows(shared, pairs, shared.shared_pairs),
+                "alone": lambda alone=alone, some=some, size=shared.shared_pairs: score_windows(
+                    alone, some, size
+                ),
             },
             options.repeats,
             warm_up=False,  # minutes of scoring need none
         )
-        rows.append(row(method, pairs, sum(map(len, some)), seconds))
+        rows.append(row(method, pairs, len(some), seconds))
         print(", ".join(f"{key} {value}" for key, value in rows[-1].items() if key != "seconds"), flush=True)
     report("Passages shared by topics", rows, options)
 
@@ -75,10 +73,10 @@ def demo_pairs(topics: int, depth: int) -> Pairs:
     return [(query, passage) for query in islice(questions, topics) for passage in corpus_passages()[:depth]]
 
 
-def score_windows(reranker: Reranker, windows: Sequence[Pairs]) -> None:
+def score_windows(reranker: Reranker, pairs: Pairs, window: int) -> None:
     """Score the pairs a window at a time."""
-    for window in windows:
-        reranker.score(window)
+    for start in range(0, len(pairs), window):
+        reranker.score(pairs[start : start + window])
 
 
 def row(method: str, pairs: Pairs, by_themselves: int, seconds: dict[str, list[float]]) -> dict[str, Any]:
