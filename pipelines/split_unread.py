@@ -3,8 +3,8 @@
     python pipelines/split_unread.py DATA OUTPUT
 
 The packaged language model read the train topics with their passages. It gives them a high likelihood
-already, so that a module trained on them learns little (docs/experiments.md). DATA has topics and qrels of
-dev and test; OUTPUT gets train (one half of dev), dev (the other half) and test as it is. Topics of one
+already, so that a module trained on them learns less (docs/experiments.md). DATA has topics and qrels of
+dev and test; OUTPUT gets train (about half of dev or more), dev (the rest) and test as it is. Topics of one
 article stay together: articles (docids without their last number) go, in the order of the SHA-1 of their
 name, to the half that has fewer topics so far.
 """
