@@ -73,15 +73,14 @@ class TrainOptions(
         """The development run with its topics and qrels, where a run is named."""
         from qpeft_rerank.topics import read_topics
         from qpeft_rerank.training.data import TrainingData
-        from qpeft_rerank.trec import read_qrels, read_run
 
         if self.dev_run is None:
             return None
         topics, qrels = self.development_sources()
         return TrainingData(
-            read_run(self.dev_run),
+            self.dev_run,
             read_topics(topics) if topics else data.topics,
-            read_qrels(qrels) if qrels else data.qrels,
+            qrels or data.qrels,
         )
 
     def development_sources(self) -> tuple[str | None, str | None]:
@@ -125,31 +124,34 @@ def run(options: TrainOptions) -> None:
     from qpeft_rerank.cli.progress import progress_bar
     from qpeft_rerank.models.base import load_base
     from qpeft_rerank.training.data import TrainingData
-    from qpeft_rerank.training.folder import check_folder
+    from qpeft_rerank.training.folder import FinishedError, check_folder
     from qpeft_rerank.training.loop import train
-    from qpeft_rerank.trec import read_qrels, read_run
 
     check_folder(options.output, options.resume)
-    data = TrainingData(read_run(source), options.read_topics(), read_qrels(options.qrels_source()))
+    data = TrainingData(source, options.read_topics(), options.qrels_source())
     dev = options.development(data)
     if dev is None:
         _log.info("no --dev-run: all %d epochs are trained and the last one is kept", options.training.epochs)
     passages = options.open_passages()
-    base = load_base(options.model, **options.base_options())
-    with progress_bar("train", " steps") as bar:
-        record = train(
-            base,
-            options.settings,
-            training,
-            data,
-            passages,
-            options.output,
-            dev,
-            options.resume,
-            options.depth,
-            log_progress(bar),
-            options.sources(source, passages),
-        )
+    base = load_base(options.model, output_layer=options.settings.is_likelihood, **options.base_options())
+    try:
+        with progress_bar("train", " steps") as bar:
+            record = train(
+                base,
+                options.settings,
+                training,
+                data,
+                passages,
+                options.output,
+                dev,
+                options.resume,
+                options.depth,
+                log_progress(bar),
+                options.sources(source, passages),
+            )
+    except FinishedError as done:
+        _log.info("%s", done)
+        return
     _log.info(
         "%s: %s with %s trained parameters, epoch %s",
         options.output,
@@ -179,7 +181,8 @@ def log_progress(bar: Any) -> Listener:
             **facts.get("dev", {}),
         }
         text = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if value is not None)
-        _log.info("epoch %d: %s%s", facts["epoch"], text, " (best so far)" if facts.get("best") else "")
+        if text:  # before the first step there is none where nothing is measured
+            _log.info("epoch %d: %s%s", facts["epoch"], text, " (best so far)" if facts.get("best") else "")
 
     return Listener(on_step, on_epoch, on_resume)
 

@@ -51,7 +51,7 @@ def open_adapter(
         if not isinstance(model, str) or not model:
             raise AdapterError(f"{weights / lora.CONFIG_FILE} names no base model: name it with --model")
         base_options.setdefault("revision", config.get("revision"))
-    base = replace(load_base(model, **base_options), lora=str(name))
+    base = replace(load_base(model, output_layer=False, **base_options), lora=str(name))
     _carry(base, weights)
     known, commit = known_config(str(folder)), commit_in(folder)
     if (folder / PROBE_FILE).is_file():

@@ -100,7 +100,7 @@ def open_encoder(
     if settings.get("pooling", "last") != "last":
         return bidirectional.load(model, settings, batch_tokens, template, **base_options)
     config = choose_config(known_config(model, base_options.get("revision")), template, settings)
-    return CausalEncoder(load_base(model, **base_options), config, batch_tokens)
+    return CausalEncoder(load_base(model, output_layer=False, **base_options), config, batch_tokens)
 
 
 def known_config(model: str, revision: str | None = None) -> EncoderConfig:

@@ -113,7 +113,8 @@ def load_adapter(
     if (checkpoint := _rankllama_checkpoint(folder)) is not None:
         if base is None:
             options = {"revision": checkpoint.get("revision")} | base_options
-            base = load_base(model or checkpoint["base_model_name_or_path"], **options)
+            origin = model or checkpoint["base_model_name_or_path"]
+            base = load_base(origin, output_layer=False, **options)
         scorer = open_checkpoint(folder, base)
         scorer.weight = 1.0  # as published: it ranks alone
         return scorer
@@ -125,7 +126,7 @@ def load_adapter(
     weights = _read_weights(folder, config)  # before the base model, which may take minutes
     if base is None:
         options = {"lora": trained_on.get("lora"), "revision": trained_on.get("revision")} | base_options
-        base = load_base(model or trained_on["name"], **options)
+        base = load_base(model or trained_on["name"], output_layer=settings.is_likelihood, **options)
     fingerprint = weights.pop(_FINGERPRINT, torch.empty(0))
     if not force:
         _check_base(base, fingerprint, trained_on, folder)

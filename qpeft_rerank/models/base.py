@@ -20,14 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from qpeft_rerank.errors import DependencyError, InputError, one_line
+from qpeft_rerank.models.base_checks import PROBE, check_base, check_complete
 from qpeft_rerank.models.names import ENCODER_FILE, check_name, fetch_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("8bit", "4bit")
 LORA_NAME = "qpeft_lora_"  # how peft's name of a LoRA that a scorer put in the model begins
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model"
-# Anything that tokenizers treat differently: case, digits, accents, scripts, blanks, a line break, an emoji.
-_PROBE = "Hello hello  WORLD 1234.5%\n\tnaïve café Straße 東京 Москва مرحبا 🦙 it's <s> </s> [MASK]"
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class BaseModel:
 
     def tokenizer_fingerprint(self) -> str:
         """SHA-256 over what the tokenizer makes of a probe text, its size and special ids."""
-        ids = self.tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(PROBE, add_special_tokens=False)["input_ids"]
         facts = [ids, len(self.tokenizer), self.tokenizer.bos_token_id, self.tokenizer.eos_token_id]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -125,6 +124,7 @@ def load_base(
     quantize: str | None = None,
     lora: str | Path | None = None,
     revision: str | None = None,
+    output_layer: bool = True,
 ) -> BaseModel:
     """Load a causal language model and its tokenizer, freeze and check it.
 
@@ -138,9 +138,12 @@ def load_base(
         lora: folder or name of a peft LoRA that the model is to carry (merged into it, but for quantised
             models).
         revision: branch, tag or commit on the hub.
+        output_layer: whether it is needed. Encoders and RankLLaMA do without, and embedding models are
+            published without.
 
     Raises:
-        InputError: it cannot be loaded, is not causal, or model and tokenizer do not fit each other.
+        InputError: it cannot be loaded, lacks weights, computes no numbers, is not causal, or model and
+            tokenizer do not fit each other.
         DependencyError: quantisation without bitsandbytes.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -172,16 +175,19 @@ def load_base(
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=options["revision"])
         with without_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, **options
+            )
     except Exception as error:  # transformers raises anything from OSError to KeyError for a bad folder
         raise InputError(f"model {name!r} cannot be loaded: {one_line(error)}") from error
+    check_complete(model, name, set(loaded["missing_keys"]), output_layer)
     if lora is not None:
         model = _with_lora(model, lora, merge=quantize is None)
     if device_map is None and quantize is None:
         model = model.to(device)
     model.eval().requires_grad_(False)
     base = BaseModel(model, tokenizer, name, revision, lora)
-    _check(base)
+    check_base(base)
     return base
 
 
@@ -234,9 +240,9 @@ def _quantization(quantize: str) -> Any:
 
 
 def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
-    from qpeft_rerank.models.lora import FOLDER, read_peft_config, whole_of
+    from qpeft_rerank.models.lora import FOLDER, read_peft_config, read_weight_names, whole_of
 
     folder = fetch_folder(lora)
     if (folder / FOLDER).is_dir():  # an adapter of ours, which has it as a part
@@ -255,44 +261,11 @@ def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
         model = PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # peft raises KeyError, RuntimeError, ValueError for a LoRA of another model
         raise InputError(f"LoRA {lora!r} does not fit the model: {one_line(error)}") from error
+    there = {key for key in read_weight_names(folder) if ".lora_" in key}
+    wanted = {key for key in get_peft_model_state_dict(model) if ".lora_" in key}
+    if there != wanted:  # peft would leave the rest as it is: without effect
+        raise InputError(
+            f"LoRA {lora!r} does not fit the model: {len(there & wanted)} of its {len(there)} weights have a "
+            f"place there, which has {len(wanted)} (first: {min(there ^ wanted)})"
+        )
     return model.merge_and_unload() if merge else model
-
-
-def _check(base: BaseModel) -> None:
-    """Model and tokenizer fit, and the model is causal: a later token must not change what it says of an
-    earlier one.
-    """
-    size = base.embeddings.weight.shape[0]
-    probe = base.tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
-    if not probe or max(*probe, *_usable_ids(base.tokenizer)) >= size:
-        raise InputError(
-            f"the tokenizer of {base.name!r} has ids that its model (vocabulary {size}) does not"
-        )
-    ids = torch.tensor([probe[:3] + [probe[0]], probe[:3] + [probe[-1]]], device=base.device)
-    if probe[0] == probe[-1]:
-        ids[1, -1] = (probe[0] + 1) % size
-    with torch.inference_mode():
-        try:
-            logits = base.model(input_ids=ids, use_cache=False).logits[:, :3].float()
-            embedded = base.model(inputs_embeds=base.embeddings(ids), use_cache=False).logits[:, :3].float()
-        except (TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"model {base.name!r} is no causal language model: {one_line(error)}") from error
-    tolerance = (1e-4 if base.dtype == torch.float32 else 0.05) * float(logits.std()) + 1e-6
-    if not torch.allclose(logits[0], logits[1], atol=tolerance, rtol=0):
-        raise InputError(
-            f"model {base.name!r} is not causal: it looks at later tokens, so query likelihood means nothing "
-            "(as a dense encoder it needs pooling mean or cls)"
-        )
-    if not torch.allclose(logits, embedded, atol=tolerance, rtol=0):
-        raise InputError(
-            f"model {base.name!r} cannot take hints: it needs more of a token than its embedding"
-        )
-
-
-def _usable_ids(tokenizer: Any) -> set[int]:
-    """Ids that a text can have, and those of bos and eos; other special tokens (a [PAD] added later) are
-    never used.
-    """
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ends = {i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None}
-    return set(tokenizer.get_vocab().values()) - special | ends

@@ -143,6 +143,11 @@ class AdapterConfig:
         return self.method in HINT_METHODS
 
     @property
+    def is_likelihood(self) -> bool:
+        """Whether the method asks the model for the likelihood of a text."""
+        return self.method in LIKELIHOOD_METHODS
+
+    @property
     def trainable(self) -> bool:
         """Whether there is anything to train."""
         return self.soft_prompt or self.has_hints or self.lora_rank > 0

@@ -19,7 +19,7 @@ class Explanation(NamedTuple):
     score: mean of the tokens' log-likelihoods.
     tokens: each scored token of the query (and the end) with its log-likelihood, in nats.
     hints: the hint tokens, best first; for Q-PEFT-A, per query token the passage token that it attends to
-        most.
+        most. Empty if no token of the passage may be a hint.
     """
 
     score: float
@@ -56,6 +56,7 @@ def _hint_ids(scorer: QueryLikelihood, pairs: Pairs) -> list[int]:
     if block is None:
         return []
     if isinstance(block, AttendedHints):
-        return block.most_attended(pairs)[0].tolist()
+        # Without a token to attend to, all hints are masked: the model sees none.
+        return block.most_attended(pairs)[0].tolist() if pairs.candidate[0].any() else []
     ids, mask = block.pick(pairs)
     return ids[0][mask[0]].tolist()

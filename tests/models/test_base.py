@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES, byte_tokenizer, save_base, tiny_base, tiny_scorer
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
 
@@ -243,3 +245,53 @@ def test_a_lora_that_is_missing_or_of_another_model_is_an_error(folder: str, tmp
     with pytest.raises(InputError, match="does not fit") as error:
         load_base(folder, lora=str(tmp_path / "other"), device="cpu")
     assert "\n" not in str(error.value)
+
+
+def test_a_model_that_lacks_weights_is_refused(folder: str, tmp_path: Path) -> None:
+    deeper = copied(folder, tmp_path)
+    config = json.loads((deeper / "config.json").read_text())
+    (deeper / "config.json").write_text(
+        json.dumps(config | {"num_hidden_layers": config["num_hidden_layers"] + 1})
+    )
+    with pytest.raises(InputError, match=r"is not whole: its files lack model\.layers.* and \d+ more"):
+        load_base(deeper, device="cpu")
+
+
+def test_a_model_without_an_output_layer_is_an_encoder_only(folder: str, tmp_path: Path) -> None:
+    whole = AutoModelForCausalLM.from_pretrained(folder)
+    whole.config.tie_word_embeddings = False
+    whole.model.save_pretrained(tmp_path / "body")
+    byte_tokenizer().save_pretrained(tmp_path / "body")
+    with pytest.raises(InputError, match=r"no output layer \(lm_head\.weight\): it is an encoder"):
+        load_base(tmp_path / "body", device="cpu")
+    torch.manual_seed(1)
+    first = load_base(tmp_path / "body", device="cpu", output_layer=False)
+    torch.manual_seed(2)
+    again = load_base(tmp_path / "body", device="cpu", output_layer=False)
+    assert torch.equal(first.weight_fingerprint(), again.weight_fingerprint())
+    assert open_encoder(str(tmp_path / "body"), device="cpu").encode_queries(["bees"]).shape[0] == 1
+
+
+def test_a_model_that_computes_no_numbers_is_refused(folder: str, tmp_path: Path) -> None:
+    broken = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(torch.nan)
+    broken.save_pretrained(tmp_path / "nan")
+    byte_tokenizer().save_pretrained(tmp_path / "nan")
+    with pytest.raises(InputError, match="computes no finite numbers in float32: try another dtype"):
+        load_base(tmp_path / "nan", dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("change", ["names of the body", "a part"])
+def test_a_lora_whose_weights_find_no_place_is_refused(folder: str, tmp_path: Path, change: str) -> None:
+    scorer = tiny_scorer(tiny_base(), "hard-prompt", lora_rank=2)
+    scorer.lora.save(tmp_path / "lora", {})
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    weights = load_file(file)
+    if change == "a part":
+        weights = dict(list(weights.items())[:3])
+    else:
+        weights = {k.replace("base_model.model.model.", "base_model.model."): v for k, v in weights.items()}
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"does not fit the model: \d+ of its \d+ weights have a place"):
+        load_base(folder, lora=tmp_path / "lora", device="cpu")
