@@ -1,13 +1,15 @@
 """A rerank run that survives a kill: topics are kept as they are scored, and resuming ends in the same bytes.
 
-While it runs, ``OUTPUT.partial`` holds the lines of finished topics and ``OUTPUT.partial.json`` the settings
-they were made with. At the end they become ``OUTPUT`` and its record ``OUTPUT.json``: a file under the final
-name is always whole.
+While it runs, ``OUTPUT.partial`` holds the lines of finished topics, ``OUTPUT.partial.json`` the settings
+they were made with, and ``OUTPUT.partial.input`` a hash of each topic's ranking in the input, which may come
+through a pipe. At the end they become ``OUTPUT`` and its record ``OUTPUT.json``: a file under the final name
+is always whole.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,11 +23,8 @@ from qpeft_rerank.files import atomic_write, writing
 from qpeft_rerank.record import first_difference, run_record
 from qpeft_rerank.trec import Ranking, format_ranking, read_run
 
-ENDINGS = (
-    ".partial",
-    ".partial.json",
-    ".json",
-)  # of the unfinished run, its settings, the record of a whole one
+# Of the unfinished run, its settings, its input, the record of a whole one.
+ENDINGS = (".partial", ".partial.json", ".partial.input", ".json")
 
 
 # Settings that say what an input was; their values would tell a user nothing.
@@ -71,7 +70,7 @@ def write_resumably(
     given = output = Path(output)
     if output.is_symlink():  # a link stays a link
         output = Path(os.path.realpath(output))
-    partial, sidecar, record = (output.with_name(output.name + end) for end in ENDINGS)
+    partial, sidecar, inputs, record = (output.with_name(output.name + end) for end in ENDINGS)
     if not output.parent.is_dir():
         raise InputError(f"folder {str(output.parent)!r} does not exist")
     settings = json.loads(json.dumps(dict(settings)))  # as it will read back
@@ -79,8 +78,9 @@ def write_resumably(
     done = 0
     if resume and output.exists() and not partial.exists():
         _same_settings(record, settings)
-        _same_input(output, rankings)
-        return int(_read_json(record).get("topics", 0))
+        finished = _read_json(record)
+        _same_input(output, rankings, finished.get("rankings_sha256"))
+        return int(finished.get("topics", 0))
     with _alone(partial):
         if partial.stat().st_size:
             if not resume:
@@ -88,17 +88,24 @@ def write_resumably(
                     f"{partial} holds finished topics of an earlier run: resume it, or delete it"
                 )
             _same_settings(sidecar, settings)
-            done, rankings = _keep_whole_windows(partial, rankings, window)
+            done, rankings = _keep_whole_windows(partial, inputs, rankings, window)
             if on_resumed is not None:
                 on_resumed(done)
-        topics = done
+        topics, hashes = done, {}
         try:
             if done == 0:
                 rankings = _not_empty(rankings)
             with atomic_write(sidecar) as stream:
                 json.dump(run_record(settings), stream, indent=2)
-            with writing(str(partial)), partial.open("a", encoding="utf-8", newline="") as stream:
+            rankings = _hashing(rankings, hashes)
+            with (
+                writing(str(partial)),
+                partial.open("a", encoding="utf-8", newline="") as stream,
+                inputs.open("a" if done else "w", encoding="ascii") as noted,
+            ):
                 for ranking in stage(rankings) if done == 0 else _stage_if_any(stage, rankings):
+                    noted.write(hashes.pop(ranking.qid) + "\n")
+                    noted.flush()
                     stream.write(format_ranking(ranking, tag))
                     stream.flush()
                     topics += 1
@@ -106,11 +113,12 @@ def write_resumably(
         except BaseException:
             # Stopped before the first topic: there is nothing to go on from.
             if not (partial.exists() and partial.stat().st_size):
-                partial.unlink(missing_ok=True)
-                sidecar.unlink(missing_ok=True)
+                for file in (partial, sidecar, inputs):
+                    file.unlink(missing_ok=True)
             raise
+        facts = {"topics": topics, "rankings_sha256": hashlib.sha256(inputs.read_bytes()).hexdigest()}
         with atomic_write(record) as stream:
-            json.dump({**run_record(settings), **(circumstances or {}), "topics": topics}, stream, indent=2)
+            json.dump({**run_record(settings), **(circumstances or {}), **facts}, stream, indent=2)
         if given.suffix == ".gz":
             with partial.open(encoding="utf-8", newline="") as lines, atomic_write(given) as stream:
                 stream.writelines(lines)
@@ -118,7 +126,21 @@ def write_resumably(
         else:
             os.replace(partial, output)
         sidecar.unlink()
+        inputs.unlink()
     return topics
+
+
+def _hash(ranking: Ranking) -> str:
+    """SHA-256 of a topic's documents and scores."""
+    docs = [(doc.docid, float(doc.score)) for doc in ranking.docs]
+    return hashlib.sha256(json.dumps([ranking.qid, docs]).encode()).hexdigest()
+
+
+def _hashing(rankings: Iterable[Ranking], hashes: dict[str, str]) -> Iterator[Ranking]:
+    """The rankings, each noted in ``hashes`` under its topic as it goes by."""
+    for ranking in rankings:
+        hashes[ranking.qid] = _hash(ranking)
+        yield ranking
 
 
 @contextmanager
@@ -156,14 +178,18 @@ def _stage_if_any(
 
 
 def _keep_whole_windows(
-    partial: Path, rankings: Iterator[Ranking], window: int
+    partial: Path, inputs: Path, rankings: Iterator[Ranking], window: int
 ) -> tuple[int, Iterator[Ranking]]:
     """Cut ``partial`` after its last whole window; the number of topics it keeps, and the rankings left."""
     held: list[Ranking] = []
+    hashes = inputs.read_text(encoding="ascii").split("\n")[:-1] if inputs.exists() else []
     end = whole = 0
     with partial.open("rb") as lines:
         for ranking in rankings:
             held.append(ranking)
+            topic = whole + len(held) - 1
+            if topic >= len(hashes):
+                break
             documents = []
             for _ in ranking.docs:
                 line = lines.readline()
@@ -178,9 +204,9 @@ def _keep_whole_windows(
                 documents.append(columns[2].decode())
             if len(documents) < len(ranking.docs):
                 break
-            if set(documents) != {doc.docid for doc in ranking.docs}:
+            if hashes[topic] != _hash(ranking) or set(documents) != {doc.docid for doc in ranking.docs}:
                 raise InputError(
-                    f"{partial} is of another run: topic {ranking.qid!r} has other documents there"
+                    f"{partial} is of another run: topic {ranking.qid!r} had other documents or scores"
                 )
             if len(held) == window:
                 end, whole, held = lines.tell(), whole + window, []
@@ -188,13 +214,17 @@ def _keep_whole_windows(
             if held:  # the last window is short, and whole
                 end, whole, held = lines.tell(), whole + len(held), []
     os.truncate(partial, end)
+    inputs.write_text("".join(f"{line}\n" for line in hashes[:whole]), encoding="ascii")
     return whole, chain(held, rankings)
 
 
-def _same_input(output: Path, rankings: Iterator[Ranking]) -> None:
-    """A finished run is of this input if it ranks the same documents for the same topics."""
-    finished = read_run(output)
+def _same_input(output: Path, rankings: Iterator[Ranking], rankings_sha256: str | None) -> None:
+    """A finished run is of this input if it ranks the same documents for the same topics, and these had the
+    same scores.
+    """
+    finished, together = read_run(output), hashlib.sha256()
     for ranking in rankings:
+        together.update(f"{_hash(ranking)}\n".encode())
         if not ranking.docs:
             continue
         there = next(finished, None)
@@ -208,6 +238,8 @@ def _same_input(output: Path, rankings: Iterator[Ranking]) -> None:
             )
     if next(finished, None) is not None:
         raise InputError(f"{output} is of another run: it has more topics; delete it to begin anew")
+    if rankings_sha256 not in (None, together.hexdigest()):
+        raise InputError(f"{output} is of another run: that had other scores; delete it to begin anew")
 
 
 def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:

@@ -101,12 +101,15 @@ def test_a_run_cut_off_at_any_byte_is_resumed_to_the_same_bytes(tmp_path: Path) 
     output, partial = tmp_path / "run.txt", tmp_path / "run.txt.partial"
     with pytest.raises(Killed):
         write(output, stage=lambda rankings: stage(rankings, stop=5))
-    sidecar = (tmp_path / "run.txt.partial.json").read_bytes()
+    beside = {
+        name: (tmp_path / name).read_bytes() for name in ("run.txt.partial.json", "run.txt.partial.input")
+    }
     held = partial.read_bytes()
     assert EXPECTED.startswith(held)
     for length in range(len(held) + 1):
         partial.write_bytes(held[:length])
-        (tmp_path / "run.txt.partial.json").write_bytes(sidecar)
+        for name, content in beside.items():
+            (tmp_path / name).write_bytes(content)
         seen: list[str] = []
         assert write(
             output, stage=lambda rankings, seen=seen: stage(rankings, seen=seen), resume=True
@@ -114,6 +117,12 @@ def test_a_run_cut_off_at_any_byte_is_resumed_to_the_same_bytes(tmp_path: Path) 
         assert output.read_bytes() == EXPECTED
         done = held[:length].count(b"\n") // 3  # topics of one and two documents follow each other
         assert len(RUN) - len(seen) in (0, 2, 4) and len(seen) <= max(len(RUN) - done, 3)
+        output.unlink()
+    for length in range(len(beside["run.txt.partial.input"])):  # what is not known of is done again
+        partial.write_bytes(held)
+        (tmp_path / "run.txt.partial.json").write_bytes(beside["run.txt.partial.json"])
+        (tmp_path / "run.txt.partial.input").write_bytes(beside["run.txt.partial.input"][:length])
+        assert write(output, resume=True) == len(RUN) and output.read_bytes() == EXPECTED
         output.unlink()
 
 
@@ -148,9 +157,20 @@ def test_an_unfinished_run_is_neither_overwritten_nor_resumed_under_other_settin
         write(tmp_path / "run.txt", resume=True, depth=50)
     with pytest.raises(InputError, match="of another run: it has topic 'a', the input 'z'"):
         write(tmp_path / "run.txt", run=[Ranking("z", RUN[0].docs), *RUN[1:]], resume=True)
-    with pytest.raises(InputError, match="of another run: topic 'a' has other documents"):
+    with pytest.raises(InputError, match="of another run: topic 'a' had other documents"):
         write(tmp_path / "run.txt", run=[Ranking("a", [ScoredDoc("other", 1.0)]), *RUN[1:]], resume=True)
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+def test_a_run_of_the_same_documents_with_other_scores_is_another_run(tmp_path: Path) -> None:
+    other = [Ranking(qid, [ScoredDoc(d, score + 1) for d, score in docs]) for qid, docs in RUN]
+    with pytest.raises(Killed):
+        write(tmp_path / "run.txt", stage=lambda rankings: stage(rankings, stop=4))
+    with pytest.raises(InputError, match="run.txt.partial is of another run: topic 'a' had other"):
+        write(tmp_path / "run.txt", run=other, resume=True)
+    write(tmp_path / "run.txt", resume=True)
+    with pytest.raises(InputError, match="run.txt is of another run: that had other scores; delete it"):
+        write(tmp_path / "run.txt", run=other, resume=True)
 
 
 def test_without_its_settings_an_unfinished_run_cannot_be_resumed(tmp_path: Path) -> None:
