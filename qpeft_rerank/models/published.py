@@ -42,6 +42,11 @@ class PublishedEncoder(PairEncoder):
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: AdapterConfig):
+        if tokenizer("a")["input_ids"][:1] != [BOS]:  # its first id is cut everywhere
+            raise InputError(
+                "layout: 'published' is made for a tokenizer that puts <s>, id 1, in front of a text, "
+                "as Llama 2's does; this one does not"
+            )
         self.tokenizer, self.config = tokenizer, config
         self.bos, self.pad = [BOS], EOS
         self.prompt = self._ids(config.prompt)

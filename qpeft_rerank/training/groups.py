@@ -20,13 +20,14 @@ LOOK_UP = 10_000  # passages that are looked up at a time
 
 class TrainingTopic(NamedTuple):
     """A topic that can be learned from: relevant passages by the qrels, candidates that are not (best
-    first).
+    first), and passages that are neither, since their grade is above 0 and below that of a positive.
     """
 
     qid: str
     query: str
     positives: list[str]
     negatives: list[str]
+    neither: tuple[str, ...] = ()
 
 
 class Group(NamedTuple):
@@ -68,7 +69,8 @@ def training_topics(
         if positives and negatives:
             if not topics.get(qid, "").strip():
                 raise MissingTopicError(qid, blank=qid in topics)
-            usable.append(TrainingTopic(qid, topics[qid], positives, negatives))
+            neither = tuple(sorted(docid for docid, grade in grades.items() if 1 <= grade < level))
+            usable.append(TrainingTopic(qid, topics[qid], positives, negatives, neither))
     if not usable:
         if seen and qrels and qrels.keys().isdisjoint(seen):
             raise InputError(
@@ -143,7 +145,7 @@ class StepPairs(NamedTuple):
 
 def step_pairs(groups: Sequence[Group], passages: Passages, in_batch: bool) -> StepPairs:
     """Each topic of the step with its own passages and, if ``in_batch``, with the others' (but those relevant
-    to it).
+    to it, or partly so).
 
     Raises:
         MissingPassageError: a passage is not in ``passages``.
@@ -154,8 +156,8 @@ def step_pairs(groups: Sequence[Group], passages: Passages, in_batch: bool) -> S
     positive, negative, names = [], [], []
     for group in groups:
         own = list(dict.fromkeys((group.positive, *group.negatives)))
-        relevant = set(group.topic.positives)
-        others = [d for d in docids if d not in own and d not in relevant] if in_batch else []
+        no_negatives = {*own, *group.topic.positives, *group.topic.neither}
+        others = [d for d in docids if d not in no_negatives] if in_batch else []
         for docid in own + others:
             if docid not in texts:
                 raise MissingPassageError(docid, passages.name, group.topic.qid)

@@ -183,6 +183,8 @@ def fit(
     steps_per_epoch = -(-len(examples(1)) // per_step)
 
     if state.step == 0 and not state.epochs and accelerator.is_main_process:
+        if dev is not None:  # the folder gets an adapter now, and a checkpoint says that it is not trained
+            save_state(output, state, everything, weights, optimizer, started)
         _finish_epoch(state, 0, None, dev, objective, training, output, listener, sources)
     for epoch in range(state.step // steps_per_epoch + 1, training.epochs + 1):
         if _patience_is_over(state, training, dev):

@@ -285,3 +285,8 @@ def test_pairs_of_a_passage_share_what_does_not_depend_on_the_query() -> None:
     filtered = encoder(filters=("stopwords", "query")).encode(asked)
     assert filtered[0].before is filtered[2].before
     assert sum(filtered[2].candidate) < sum(pairs[2].candidate)
+
+
+def test_the_published_layout_is_for_tokenizers_that_begin_a_text_as_llamas_does() -> None:
+    with pytest.raises(InputError, match="layout: 'published' is made for a tokenizer that puts <s>, id 1"):
+        tiny_scorer(tiny_base(), "hard-prompt", layout="published")

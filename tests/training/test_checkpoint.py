@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_training import Killed, run
+from tiny_models import tiny_base
 
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.models.adapter import load_adapter
 from qpeft_rerank.training import checkpoint
 from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-
-
-class Killed(BaseException):
-    pass
+from qpeft_rerank.training.loop import Listener
 
 
 def trained(steps: int) -> tuple[dict[str, torch.nn.Parameter], torch.optim.Optimizer]:
@@ -100,3 +100,19 @@ def test_a_damaged_or_foreign_checkpoint_is_an_error_of_one_line(tmp_path: Path)
     save_checkpoint(folder, {"step": 1}, {"a": weights["a"]}, optimizer)
     with pytest.raises(InputError, match="b.c"):
         load_checkpoint(folder, *trained(0))
+
+
+def test_a_training_that_ends_early_is_not_taken_for_a_whole_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base, output = tiny_base(), tmp_path / "adapter"
+
+    def kill(step: int, steps: int, loss: float) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):  # in its first epoch: the folder holds the adapter before training
+        run(base, output, listener=Listener(on_step=kill))
+    load_adapter(output, base)
+    assert "this training is not finished" in caplog.text
+    epochs = run(base, output, resume=True)["epochs"]
+    assert epochs == run(base, tmp_path / "undisturbed")["epochs"]

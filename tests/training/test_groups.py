@@ -41,6 +41,11 @@ def test_relevant_passages_are_positives_and_other_candidates_negatives() -> Non
 def test_grades_below_the_level_are_neither_positives_nor_negatives() -> None:
     (topic,) = training_topics([RUN[4]], TOPICS, QRELS, 0, 0, 100, level=2)
     assert topic.positives == ["d7"] and not {"d4", "d7"} & set(topic.negatives)
+    assert topic.neither == ("d4",)
+    other = Group(TrainingTopic("9", "nine", ["d4"], ["d7"]), "d4", ["d1"])
+    step = step_pairs([Group(topic, "d7", ["d0"]), other], corpus("abcdefgh"), in_batch=True)
+    compared = [(qid, docid) for qid, docid in step.names if qid == "4"]
+    assert compared == [("4", "d7"), ("4", "d0"), ("4", "d1")], "d4, of grade 1, is no negative of topic 4"
     with pytest.raises(InputError, match="no topic of the run"):
         training_topics(RUN, TOPICS, QRELS, 0, 0, 100, level=3)
 
