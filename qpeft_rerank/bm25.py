@@ -253,9 +253,14 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 def _check_complete(folder: Path, expected: int, target: Path) -> None:
     """Count again what was written: Lucene's threads may fail without telling the caller."""
-    written = open_index(folder)
-    with java_calls(f"{target}: the finished index cannot be read"):
-        count = written.searcher.get_total_num_docs()
-        written.close()
+    try:
+        written = open_index(folder)
+        with java_calls(f"{target}: the finished index cannot be read"):
+            count = written.searcher.get_total_num_docs()
+            written.close()
+    except InputError as error:  # its message may name the folder of the building, which is gone afterwards
+        raise InputError(
+            f"{target}: the index is not whole: Lucene did not complete it (is the disk full?)"
+        ) from error
     if count != expected:
         raise InputError(f"{target}: Lucene wrote only {count} of {expected} passages (is the disk full?)")

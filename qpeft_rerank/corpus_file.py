@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from qpeft_rerank.corpora import LineParser, Passage, corpus_files, line_parser
 from qpeft_rerank.errors import FormatError, InputError
-from qpeft_rerank.files import open_bytes
+from qpeft_rerank.files import is_regular_file, open_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +50,12 @@ class CorpusFile:
     def __init__(self, path: str | Path):
         self.name = str(path)
         self._sources = corpus_files(path)
+        for source in self._sources:  # now: what comes from a pipe is gone after the first look
+            if not is_regular_file(source):
+                kind = "a pipe" if source.is_fifo() else "no regular file"
+                raise InputError(
+                    f"corpus {str(source)!r} is {kind}: it is read more than once, so it must be a file"
+                )
         self.fingerprint = _fingerprint(self._sources)
         if len(self._sources) >= 1 << (64 - OFFSET_BITS):
             raise InputError(f"{path}: too many files ({len(self._sources)})")

@@ -21,7 +21,7 @@ import numpy as np
 
 from qpeft_rerank.corpora import Passage, contents_of
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import Source, atomic_write
+from qpeft_rerank.files import Source, atomic_write, is_source, source_name
 from qpeft_rerank.trec import Ranking, ScoredDoc, as_rankings
 
 DOCUMENT_SCORES = ("max", "first", "mean")
@@ -94,13 +94,14 @@ def document_run(
         Documents by score; equal ones in the order of their best windows.
 
     Raises:
-        InputError: no id of the whole run has the separator, or one has no document's id before it.
+        InputError: the run is empty, no id of it has the separator, or one has no document's id before it.
     """
     check_score(kind, best)
     if not separator:
         raise InputError("separator: it is empty")
-    cut_any, example = False, None
+    empty, cut_any, example = True, False, None
     for qid, docs in as_rankings(rankings):
+        empty = False
         found: dict[str, list[tuple[int, float]]] = {}
         for docid, score in docs:
             document, number = _parted(docid, separator, qid)
@@ -111,6 +112,9 @@ def document_run(
             for document, windows in found.items()
         ]
         yield Ranking(qid, sorted(scored, key=lambda doc: -doc.score)[:hits])
+    if empty:
+        name = f"{source_name(rankings)}: " if is_source(rankings) else ""
+        raise InputError(f"{name}the run is empty: there is nothing to join")
     if not cut_any and example is not None:
         raise InputError(f"no id of the run has the separator {separator!r} (one is {example!r})")
 

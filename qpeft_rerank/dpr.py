@@ -45,7 +45,8 @@ def dpr_to_trec(source: Source, output_dir: str | Path, tag: str = "dpr") -> int
       or 0.
 
     Records are read one at a time; only the passage ids are held. Raises FormatError with file and record for
-    a record that has not this form, and writes no file then. Returns the number of questions.
+    a record that has not this form, and with the file for one without a question; writes no file then.
+    Returns the number of questions.
     """
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
@@ -77,6 +78,8 @@ def dpr_to_trec(source: Source, output_dir: str | Path, tag: str = "dpr") -> int
                 raise FormatError(name, None, f"record {number}: half of a surrogate pair") from None
             except InputError as error:
                 raise FormatError(name, None, f"record {number}: {error}") from None
+        if not qids:
+            raise FormatError(name, None, "there is no question in it")
     return len(qids)
 
 

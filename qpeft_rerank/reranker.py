@@ -175,10 +175,9 @@ class Reranker:
         Raises:
             InputError: the query is blank, or a hit has no text. PairError: a pair that does not fit.
         """
-        if not query.strip():
-            raise InputError("the query is blank: there is nothing to rank by")
+        _check_query(query)
         hits = list(hits)
-        passages = [hit if isinstance(hit, Passage) else passage_of_hit(hit) for hit in hits]
+        passages = [_passage(hit) for hit in hits]
         with named_pairs([(None, passage.docid) for passage in passages]):
             scores = self.score([(query, passage) for passage in passages])
         if self.weight < 1 and all(hasattr(hit, "score") for hit in hits):
@@ -186,6 +185,21 @@ class Reranker:
         order = np.argsort(-scores, kind="stable")
         return [ScoredDoc(passages[i].docid, float(scores[i])) for i in order]
 
-    def explain(self, query: str, passage: Passage) -> Explanation:
-        """The likelihood of each query token given the passage, and the hints."""
-        return explain(self.scorer, query, passage)
+    def explain(self, query: str, passage: Any) -> Explanation:
+        """The likelihood of each query token given the passage (or hit, as for `rerank`), and the hints.
+
+        Raises:
+            InputError: the query is blank, the hit has no text, or the method is no query likelihood.
+            PairError: the pair does not fit.
+        """
+        _check_query(query)
+        return explain(self.scorer, query, _passage(passage))
+
+
+def _check_query(query: str) -> None:
+    if not query.strip():
+        raise InputError("the query is blank: there is nothing to rank by")
+
+
+def _passage(hit: Any) -> Passage:
+    return hit if isinstance(hit, Passage) else passage_of_hit(hit)

@@ -92,6 +92,8 @@ def rerank(
         raise InputError("passages: open them with open_passages(index=...) or open_passages(corpus=...)")
     if depth < 1:
         raise InputError(f"depth: {depth} is not at least 1")
+    if window is not None and window < 1:
+        raise InputError(f"window: {window} is not at least 1")
     if missing not in ("error", "skip"):
         raise InputError(f"missing: {missing!r} is neither 'error' nor 'skip'")
     weight = getattr(scorer, "weight", 1.0) if weight is None else weight

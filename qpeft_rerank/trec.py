@@ -14,7 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
 from itertools import chain, groupby, repeat
-from operator import attrgetter
+from math import isfinite
+from numbers import Real
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -82,12 +84,22 @@ def as_rankings(run: Source | Iterable[Ranking]) -> Iterable[Ranking]:
 
 
 def as_ranking(given: Any) -> Ranking:
-    """A ranking, whether it is given as one or as plain pairs. Raises InputError."""
-    if isinstance(given, Ranking):
-        return given
+    """A ranking, whether it is given as one or as plain pairs.
+
+    Raises InputError for anything else, and for a score that is no finite number.
+    """
     try:
-        qid, docs = given
-        return Ranking(qid, [ScoredDoc(docid, float(score)) for docid, score in docs])
+        ranking = given
+        if not (isinstance(given, Ranking) and set(map(type, given.docs)) <= {ScoredDoc}):
+            qid, docs = given
+            ranking = Ranking(qid, [ScoredDoc(docid, float(score)) for docid, score in docs])
+        # The sum first, which shows whether one of them is none: runs have millions of lines.
+        if not isfinite(sum(map(itemgetter(1), ranking.docs))):
+            for docid, score in ranking.docs:
+                if not isfinite(score):
+                    about = f"topic {ranking.qid!r}: the score of {docid!r}"
+                    raise InputError(f"{about} is {score}, not a finite number")
+        return ranking
     except (TypeError, ValueError):
         raise InputError(
             f"run: expected rankings, (qid, [(docid, score), ...]), found {given!r:.80}"
@@ -192,8 +204,17 @@ def read_qrels(source: Source) -> dict[str, dict[str, int]]:
 
 
 def as_qrels(qrels: Source | Mapping[str, Mapping[str, int]]) -> Mapping[str, Mapping[str, int]]:
-    """Qrels as qid -> docid -> grade, whether they are given as a file or name (:func:`read_qrels`) or so."""
-    return read_if_source(qrels, read_qrels, Mapping, "qrels")
+    """Qrels as qid -> docid -> grade, whether they are given as a file or name (:func:`read_qrels`) or so.
+
+    Raises InputError for a grade that is no whole number.
+    """
+    found = read_if_source(qrels, read_qrels, Mapping, "qrels")
+    if found is qrels:  # a file's grades were looked at when it was read
+        for qid, grades in found.items():
+            for docid, grade in grades.items():
+                if not isinstance(grade, Real) or grade % 1 != 0:  # NaN and infinity give NaN
+                    raise InputError(f"qrels: topic {qid!r}, {docid!r}: {grade!r} is not a whole number")
+    return found
 
 
 def write_qrels(qrels: Mapping[str, Mapping[str, int]], target: str | Path | TextIO) -> None:

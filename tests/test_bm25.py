@@ -262,6 +262,26 @@ def test_lucene_failing_half_way_is_an_error(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("lost", ["segments_*", "_*"])
+def test_an_index_that_was_not_written_whole_is_named_as_the_user_did(tmp_path, monkeypatch, lost):
+    index_into = bm25._index_into
+
+    def on_a_full_disk(folder, *arguments):
+        done = index_into(folder, *arguments)
+        found = list(folder.glob(lost))
+        assert found
+        for file in found:
+            file.unlink()
+        return done
+
+    monkeypatch.setattr(bm25, "_index_into", on_a_full_disk)
+    with pytest.raises(InputError) as error:
+        build_index(PASSAGES, tmp_path / "ix")
+    text = str(error.value)
+    assert text.startswith(f"{tmp_path / 'ix'}: the index is not whole") and "is the disk full?" in text
+    assert "building" not in text and os.listdir(tmp_path) == []
+
+
 def test_a_written_run_reads_back_in_the_same_order(index, tmp_path):
     from qpeft_rerank.trec import write_run
 

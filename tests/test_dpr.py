@@ -267,3 +267,11 @@ def test_a_record_without_end_is_not_read_into_memory(monkeypatch):
     stream = io.StringIO('{"a": "' + "x" * 100_000)
     with pytest.raises(FormatError, match="record 1: not JSON"):
         list(read_records(stream))
+
+
+@pytest.mark.parametrize("content", ["", "\n", "[]\n"])
+def test_a_file_without_a_question_is_an_error_and_gives_no_file(tmp_path, content):
+    (tmp_path / "empty.json").write_text(content)
+    with pytest.raises(FormatError, match=r"empty\.json: there is no question in it$"):
+        dpr_to_trec(tmp_path / "empty.json", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,18 @@ def test_what_is_neither_is_an_error_that_says_what_was_expected(
     with pytest.raises(InputError, match=message) as error:
         call()
     assert isinstance(error.value, QpeftError)
+
+
+def test_a_run_in_a_file_serves_any_number_of_trainings(tmp_path: Path) -> None:
+    write_run(RUN, tmp_path / "run.txt", "tag")
+    data = TrainingData(str(tmp_path / "run.txt"), TOPICS, QRELS)
+    assert list(data.run) == list(data.run) == RUN
+    again = replace(data, topics=TOPICS)
+    assert list(again.run) == RUN
+
+
+def test_an_iterator_that_was_gone_through_says_so() -> None:
+    data = TrainingData(iter(RUN), TOPICS, QRELS)
+    assert list(data.run) == RUN
+    with pytest.raises(InputError, match="the run is empty .it was read before"):
+        list(data.run)

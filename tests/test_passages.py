@@ -40,6 +40,18 @@ def write_jsonl(path, passages):
 # --- a corpus file ---
 
 
+@pytest.mark.parametrize("content", [b"1\tone\n2\ttwo\n", b'{"id": "1", "contents": "one"}\n'])
+def test_a_pipe_is_no_corpus_file(content):
+    read, write = os.pipe()
+    os.write(write, content)
+    os.close(write)
+    try:
+        with pytest.raises(InputError, match=f"^corpus '/dev/fd/{read}' is a pipe: .* it must be a file$"):
+            open_passages(corpus=f"/dev/fd/{read}")
+    finally:
+        os.close(read)
+
+
 def test_passages_of_a_file_are_found_by_id(tmp_path):
     corpus = open_passages(corpus=write_jsonl(tmp_path / "c.jsonl", PASSAGES))
     found = corpus.get(["quoted", "none", "7", "7", "007"])

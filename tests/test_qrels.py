@@ -8,7 +8,7 @@ import types
 import pytest
 
 from qpeft_rerank.errors import FormatError, InputError
-from qpeft_rerank.trec import read_qrels, write_qrels
+from qpeft_rerank.trec import as_qrels, read_qrels, write_qrels
 
 
 def test_qrels_are_grades_by_topic_and_document(tmp_path):
@@ -66,3 +66,10 @@ def test_qrels_that_are_no_file_are_asked_of_pyserini_by_name(monkeypatch, tmp_p
 def test_qrels_ids_with_white_space_are_not_written():
     with pytest.raises(InputError, match="'d 1'"):
         write_qrels({"q": {"d 1": 1}}, io.StringIO())
+
+
+@pytest.mark.parametrize("grade", [0.5, float("nan"), "1", None])
+def test_a_grade_in_memory_is_a_whole_number(grade):
+    assert as_qrels({"q": {"d": 1, "e": 2.0, "f": True}}) == {"q": {"d": 1, "e": 2, "f": 1}}
+    with pytest.raises(InputError, match="^qrels: topic 'q', 'd': .* is not a whole number"):
+        as_qrels({"q": {"e": 1, "d": grade}})

@@ -128,3 +128,22 @@ def test_a_pair_that_does_not_fit_is_an_error(reranker: Reranker) -> None:
     for ask in (reranker.rerank, lambda query, passages: reranker.explain(query, passages[0])):
         with pytest.raises(PairError, match=f"^passage {PASSAGES[0].docid!r} .*the query is too long"):
             ask("far " * 1000, PASSAGES)
+
+
+def test_a_pair_is_explained_as_rerank_takes_it(reranker: Reranker) -> None:
+    class Document(dict):
+        def get(self, field: str) -> str | None:  # as Lucene's Document does
+            return super().get(field)
+
+    passage = PASSAGES[0]
+    hit = SimpleNamespace(docid="d0", score=1.0, lucene_document=Document(contents=passage.text))
+    assert reranker.explain("how far", hit) == reranker.explain("how far", passage)
+    for blank in ("", " \t"):
+        with pytest.raises(InputError, match="the query is blank"):
+            reranker.explain(blank, passage)
+
+
+@pytest.mark.parametrize("text, some", [("12 34 the of", False), ("12 camels", True)])
+def test_hints_that_the_model_does_not_see_are_not_listed(text: str, some: bool) -> None:
+    attending = Reranker(tiny_scorer(tiny_base(), "qpeft-a"))
+    assert bool(attending.explain("how far", Passage("d", "", text)).hints) is some

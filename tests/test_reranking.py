@@ -111,6 +111,15 @@ def test_rankings_may_be_plain_pairs() -> None:
             list(rerank(wrong, TOPICS, PASSAGES, ByLength()))
 
 
+def test_a_given_ranking_may_have_plain_pairs_but_finite_scores_alone() -> None:
+    given = [Ranking("1", [("d0", 2.0), ("d2", 1)])]
+    assert order(next(rerank(given, TOPICS, PASSAGES, ByLength(), weight=0.9))) == "20"
+    for score in (float("nan"), float("inf")):
+        for docs in ([("d0", 2.0), ("d2", score)], [ScoredDoc("d0", 2.0), ScoredDoc("d2", score)]):
+            with pytest.raises(InputError, match="^topic '1': the score of 'd2' is (nan|inf), not a finite"):
+                list(rerank([Ranking("1", docs)], TOPICS, PASSAGES, ByLength(), weight=0.5))
+
+
 def test_a_scorer_sees_only_what_the_depth_allows() -> None:
     scorer = ByLength()
     list(rerank([ranking("1", "012"), ranking("007", "345")], TOPICS, PASSAGES, scorer, depth=2))
@@ -156,6 +165,8 @@ def test_an_empty_run_and_nonsense_settings_are_errors() -> None:
         list(rerank([], TOPICS, PASSAGES, ByLength()))
     with pytest.raises(InputError, match="depth"):
         one("01", depth=0)
+    with pytest.raises(InputError, match="^window: 0 is not at least 1$"):
+        one("01", window=0)
     with pytest.raises(InputError, match="missing"):
         one("01", missing="ignore")
 

@@ -23,6 +23,7 @@ VERBS = {
     "dense": "search topics in a dense index: the other first stage",
     "train": "train an adapter from a run and qrels",
     "rerank": "reorder a run with a language model",
+    "explain": "show why passages of a run have their scores: query tokens and hints",
     "fuse": "make one run of several, by ranks or weighted scores",
     "documents": "cut long documents to windows, and join a run of windows to one of documents",
     "evaluate": "measure runs against qrels, and compare them",

@@ -65,12 +65,12 @@ class JoinOptions(InputRunOptions, OutputRunOptions, DocumentScoreOptions, Separ
 def join(options: JoinOptions) -> None:
     """A run of windows -> one of documents."""
     from qpeft_rerank.documents import document_run
-    from qpeft_rerank.trec import read_run, write_run
+    from qpeft_rerank.trec import write_run
 
     kind, best = options.kind_and_best()
     source = options.run_source()
     check_output(options.output, source)
-    rankings = document_run(read_run(source), kind, best, options.separator, options.hits)
+    rankings = document_run(source, kind, best, options.separator, options.hits)
     write_run(rankings, options.output, options.runtag or kind)
 
 

@@ -101,7 +101,7 @@ def _outcome(error: BaseException, debug: bool) -> tuple[int, str | None]:
             return 128 + error.number, "terminated"
         case QpeftError():
             return WRONG_INPUT, f"error: {error}"
-        case io.UnsupportedOperation():
+        case io.UnsupportedOperation() if not sys.stdout.writable():  # see `_repair_streams`
             return WRONG_INPUT, "error: standard output is closed"
         case OSError():
             return WRONG_INPUT, f"error: {_describe(error)}"

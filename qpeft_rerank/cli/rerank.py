@@ -18,20 +18,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from qpeft_rerank.cli.document_options import DocumentOptions
 from qpeft_rerank.cli.missing import Missing
-from qpeft_rerank.cli.options import Verb, borrowed, option
+from qpeft_rerank.cli.options import Verb, option
+from qpeft_rerank.cli.scorer_options import ScorerOptions
 from qpeft_rerank.cli.shared_options import (
     InputRunOptions,
-    ModelOptions,
     OutputRunOptions,
     PassageOptions,
     TopicsOptions,
@@ -39,7 +38,7 @@ from qpeft_rerank.cli.shared_options import (
 )
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import STDOUT
-from qpeft_rerank.models.config import ENCODERS, METHODS, UNTRAINED_WEIGHT, AdapterConfig
+from qpeft_rerank.models.config import UNTRAINED_WEIGHT
 
 if TYPE_CHECKING:
     from qpeft_rerank.passages import Passages
@@ -49,37 +48,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class PromptOptions:
-    """Settings of a method that is not trained; an adapter brings its own."""
-
-    title: ClassVar[str] = "without an adapter"
-
-    method: str | None = option(
-        None, "method (default: hard-prompt, the only one that needs no training)", choices=METHODS
-    )
-    prompt: str | None = borrowed(AdapterConfig, "prompt")
-    passage_tokens: int | None = borrowed(AdapterConfig, "passage_tokens")
-    passage_format: str | None = borrowed(AdapterConfig, "passage_format")
-    layout: str | None = borrowed(AdapterConfig, "layout")
-
-    def given(self) -> dict[str, Any]:
-        """The settings that were given."""
-        return {f.name: value for f in fields(PromptOptions) if (value := getattr(self, f.name)) is not None}
-
-
-@dataclass(kw_only=True)
 class RerankOptions(
     InputRunOptions,
     OutputRunOptions,
-    ModelOptions,
-    PromptOptions,
+    ScorerOptions,
     DocumentOptions,
     PassageOptions,
     TopicsOptions,
 ):
     """Flags of `qpeft rerank`."""
 
-    adapter: str | None = option(None, "adapter: folder or Hugging Face name", metavar="DIR")
     depth: int = option(100, "passages of each topic that are scored", least=1)
     weight: float | None = option(
         None,
@@ -104,24 +82,10 @@ class RerankOptions(
     processes: int = option(
         1, "processes that score, each on a GPU of its own; on a CPU they share the threads", least=1
     )
-    force: bool = option(False, "use the adapter on another base model than it was trained for")
 
     def check(self) -> None:
         """Raise `InputError` for flags that do not go together."""
-        settings = self.given()
-        if self.adapter is not None and settings:
-            flag = next(iter(settings)).replace("_", "-")
-            raise InputError(f"--{flag} and --adapter: an adapter brings its own settings")
-        if self.adapter is None and self.model is None:
-            raise InputError("no model given: name an adapter with --adapter, or a model with --model")
-        if self.adapter is None and self.force:
-            raise InputError("--force is for an adapter: name it with --adapter")
-        if self.method in ENCODERS:
-            raise InputError(
-                f"--method {self.method} is an encoder of the dense first stage: see qpeft encode"
-            )
-        if AdapterConfig(method=self.method or "hard-prompt").trainable and self.adapter is None:
-            raise InputError(f"--method {self.method} must be trained: name its adapter with --adapter")
+        self.check_scorer()
         if self.weight is not None and self.weight > 1:
             raise InputError(f"--weight: {self.weight} is not between 0 and 1")
         if self.processes > 1 and self.device_map is not None:
@@ -135,23 +99,13 @@ class RerankOptions(
     def load_reranker(self) -> AbstractContextManager[Reranker | Workers]:
         """The model, with its adapter if there is one, in this process or in several."""
         options = self.base_options()
+        limits = {"batch_tokens": self.batch_tokens, "batch_size": self.batch_size}
         if self.processes == 1:
-            return nullcontext(self._loader(options)())
+            return nullcontext(self.loader(options, **limits)())
         from qpeft_rerank.workers import Workers
 
         device = options.pop("device", None)
-        return Workers(self._loader(options), self.processes, device)
-
-    def _loader(self, base_options: dict[str, str]) -> Callable[..., Reranker]:
-        from qpeft_rerank.reranker import Reranker
-
-        limits = {"batch_tokens": self.batch_tokens, "batch_size": self.batch_size}
-        if self.adapter is not None:
-            origin = {"model": self.model, "force": self.force}
-            return partial(Reranker.from_adapter, self.adapter, **limits, **origin, **base_options)
-        settings = self.given()
-        method = settings.pop("method", "hard-prompt")
-        return partial(Reranker.from_model, self.model, method, settings=settings, **limits, **base_options)
+        return Workers(self.loader(options, **limits), self.processes, device)
 
 
 def run(options: RerankOptions) -> None:

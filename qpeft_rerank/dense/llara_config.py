@@ -9,7 +9,7 @@ from qpeft_rerank.dense.config import EncoderConfig
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.settings import check_settings, setting
-from qpeft_rerank.training.config import TrainingConfig
+from qpeft_rerank.training.config import MOST_SEED, TrainingConfig
 
 METHOD = "llara"
 
@@ -48,7 +48,9 @@ class LlaraConfig:
     schedule: str = _of(TrainingConfig, "schedule", "linear")
     warmup: float = _of(TrainingConfig, "warmup", 0.1)
     clip: float = _of(TrainingConfig, "clip", 1.0)
-    seed: int = setting(0, "of the sample, its order, and the special tokens' first vectors", least=0)
+    seed: int = setting(
+        0, "of the sample, its order, and the special tokens' first vectors", least=0, most=MOST_SEED
+    )
     mixed_precision: str = _of(TrainingConfig, "mixed_precision", "no")
     checkpoint_activations: bool = _of(TrainingConfig, "checkpoint_activations", False)
     checkpoint_steps: int = _of(TrainingConfig, "checkpoint_steps", 0)

@@ -14,6 +14,7 @@ from qpeft_rerank.settings import check_settings, setting
 SCHEDULES = ("constant", "linear")
 MIXED_PRECISION = ("no", "bf16", "fp16")
 LOSSES = ("hinge", "contrastive")
+MOST_SEED = 2**32 - 1  # the seed of each step is made of it and must fit the 64 bits that torch takes
 CONTRASTIVE = {"rankllama": 1.0, "repllama": 0.01}  # methods with that loss, and their papers' temperature
 
 
@@ -70,7 +71,7 @@ class TrainingConfig:
     select: str = setting(
         "loss", "choose the best epoch by development 'loss' or by a measure such as nDCG@10"
     )
-    seed: int = setting(0, "of sampling, initial weights and dropout", least=0)
+    seed: int = setting(0, "of sampling, initial weights and dropout", least=0, most=MOST_SEED)
     mixed_precision: str = setting(
         "no", "type of the forward pass where it may differ from the weights'", choices=MIXED_PRECISION
     )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from qpeft_rerank.files import Source
+from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import Source, is_source, source_name
 from qpeft_rerank.topics import as_topics
-from qpeft_rerank.trec import Ranking, as_qrels, as_rankings
+from qpeft_rerank.trec import Ranking, as_qrels, as_ranking, as_rankings
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A run with its topics (qid -> text) and qrels (qid -> docid -> grade). The run is read once.
+    """A run with its topics (qid -> text) and qrels (qid -> docid -> grade).
 
-    Each may be given as a file too, topics and qrels by a name that Pyserini knows.
+    Each may be given as a file too, topics and qrels by a name that Pyserini knows. A run that is a file or a
+    list may serve any number of trainings; stdin and an iterator can be gone through once.
+
+    Raises:
+        InputError: a file cannot be read, or the qrels are empty. An empty run is one where it is read.
     """
 
     run: Source | Iterable[Ranking]
@@ -22,5 +27,31 @@ class TrainingData:
     qrels: Source | Mapping[str, Mapping[str, int]]
 
     def __post_init__(self) -> None:
-        for name, read in (("run", as_rankings), ("topics", as_topics), ("qrels", as_qrels)):
-            object.__setattr__(self, name, read(getattr(self, name)))
+        qrels = as_qrels(self.qrels)
+        if not qrels:
+            raise InputError(f"{_name(self.qrels)}the qrels are empty")
+        as_rankings(self.run)  # says now what is no run; a file is not opened yet
+        run = self.run if isinstance(self.run, _Run) else _Run(self.run)
+        for name, value in (("run", run), ("topics", as_topics(self.topics)), ("qrels", qrels)):
+            object.__setattr__(self, name, value)
+
+
+class _Run:
+    """A run that is read anew whenever it is gone through: a large one need not be held in memory."""
+
+    def __init__(self, given: Source | Iterable[Ranking]):
+        self._given, self._read = given, False
+
+    def __iter__(self) -> Iterator[Ranking]:
+        before, self._read, empty = self._read, True, True
+        for ranking in as_rankings(self._given):
+            empty = False
+            yield as_ranking(ranking)
+        if empty:
+            again = " (it was read before: give a file or a list)" if before else ""
+            raise InputError(f"{_name(self._given)}the run is empty{again}")
+
+
+def _name(given: object) -> str:
+    """The name of a file as the start of a message; nothing for what is in memory."""
+    return f"{source_name(given)}: " if is_source(given) else ""  # type: ignore[arg-type]

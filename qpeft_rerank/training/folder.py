@@ -15,12 +15,16 @@ RECORD_FILE, CURVES_FILE = "training.json", "training.png"
 DEV_RUN_FILE, CHECKPOINT = "run.dev.txt", "checkpoint"
 
 
+class FinishedError(InputError):
+    """The folder holds the very training that is asked for, and it is finished: nothing is left to do."""
+
+
 def check_folder(output: str | Path, resume: bool = False) -> None:
     """Say before a model is loaded, not after hours, that a training cannot be written there. Makes nothing.
 
     Raises:
-        InputError: it is a file, cannot be made or written, holds a finished training, or an unfinished one
-            that is not to be resumed.
+        InputError: it is a file, cannot be made or written, or holds a training that is not to be resumed.
+            Whether a finished one is the same shows later (`state.begin_or_resume`).
     """
     output = Path(output)
     try:
@@ -36,8 +40,13 @@ def check_folder(output: str | Path, resume: bool = False) -> None:
             raise InputError(
                 f"{output} holds an unfinished training: resume it (--resume) or remove {output / CHECKPOINT}"
             )
-    elif (output / RECORD_FILE).exists():
+    elif not resume and is_finished(output):
         raise InputError(f"{output} holds a finished training: choose another folder or remove it")
+
+
+def is_finished(output: Path) -> bool:
+    """Whether the folder holds the record of a training that is done."""
+    return (output / RECORD_FILE).exists()
 
 
 def make_folder(output: Path) -> None:

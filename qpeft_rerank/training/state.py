@@ -14,7 +14,7 @@ from torch import nn
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.record import first_difference
 from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, load_state, save_checkpoint
-from qpeft_rerank.training.folder import CHECKPOINT, make_folder
+from qpeft_rerank.training.folder import CHECKPOINT, RECORD_FILE, FinishedError, is_finished, make_folder
 
 
 @dataclass
@@ -40,20 +40,37 @@ def begin_or_resume(
 
     Raises:
         InputError: the checkpoint was made with other settings than ``everything``, or is damaged.
+        FinishedError: such a training is done already.
     """
-    folder = output / CHECKPOINT
+    folder, now = output / CHECKPOINT, json.loads(json.dumps(everything))
     if not has_checkpoint(folder):
+        if is_finished(output):
+            _check_same(output, _recorded_settings(output), now)
+            raise FinishedError(f"{output} holds this finished training: nothing is left to do")
         make_folder(output)
         return State()  # new, or killed before the first checkpoint
-    before = load_state(folder)["settings"]
-    differs = first_difference(before, json.loads(json.dumps(everything)))
-    if differs is not None:
-        raise InputError(
-            f"cannot resume: {differs.name} differs from what the training in {output} was begun with"
-        )
+    _check_same(output, load_state(folder)["settings"], now)
     saved = load_checkpoint(folder, weights, optimizer)
     del saved["settings"]
     return State(**saved)
+
+
+def _check_same(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    differs = first_difference(before, now)
+    if differs is not None:
+        finished = "finished " if is_finished(output) else ""
+        raise InputError(
+            f"cannot resume: {differs.name} differs from what the {finished}training in {output} "
+            "was begun with"
+        )
+
+
+def _recorded_settings(output: Path) -> dict[str, Any]:
+    path = output / RECORD_FILE
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: the record of a finished training cannot be read: {error!r}") from error
 
 
 def save_state(

@@ -110,6 +110,7 @@ WRONG = [
         "--document-best is for --document-score mean",
     ),
     (["documents", "join", "no.txt"], "no.txt"),
+    (["documents", "join", "empty.txt"], "empty.txt: the run is empty: there is nothing to join"),
     (["documents", "cut"], "no corpus given"),
     (["documents", "cut", "--corpus", "no.jsonl"], "no.jsonl"),
     (["documents", "cut", "--corpus", "corpus.jsonl", "--document-stride", "200"], "stride: 200"),
@@ -124,6 +125,7 @@ WRONG = [
 
 @pytest.mark.parametrize("arguments, word", WRONG, ids=[" ".join(a) for a, _ in WRONG])
 def test_what_is_wrong_is_one_line_and_no_file(windows, tiny_model, capsys, arguments, word):
+    (windows / "empty.txt").touch()
     if arguments[0] == "rerank":
         arguments = [*arguments, "-c", "small.toml", "--model", tiny_model]
     assert main([*arguments, "--output", "out.txt"]) == 2

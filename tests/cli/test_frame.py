@@ -1,6 +1,7 @@
 """Whatever happens in a verb: one line on stderr, the right exit code, no traceback unless asked for."""
 
 import errno
+import io
 import logging
 import os
 import signal
@@ -44,6 +45,7 @@ def raising(error):
             "qpeft test: error: out.txt: Permission denied\n",
         ),
         (OSError("cannot be read"), 2, "qpeft test: error: cannot be read\n"),
+        (io.UnsupportedOperation("not seekable"), 2, "qpeft test: error: not seekable\n"),
         (MemoryError(), 2, "qpeft test: error: out of memory\n"),
         (KeyboardInterrupt(), 130, "qpeft test: interrupted\n"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),

@@ -33,6 +33,20 @@ def test_train_makes_an_adapter_that_rerank_takes(collection, tiny_model, capsys
     assert (collection / "out.txt").read_text().endswith(" qpeft-r\n")
 
 
+def test_a_finished_training_is_left_as_it_is_by_resume(collection, tiny_model, capsys):
+    assert train("--output", "adapter", model=tiny_model) == 0
+    assert "epoch 0" not in capsys.readouterr().err, "nothing is measured then"
+    before = {path.name: path.read_bytes() for path in (collection / "adapter").iterdir()}
+    assert train("--output", "adapter", "--resume", model=tiny_model) == 0
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if "no --dev-run" not in line]
+    assert out == "" and lines == ["qpeft train: adapter holds this finished training: nothing is left to do"]
+    assert train("--output", "adapter", "--resume", "--seed", "1", model=tiny_model) == 2
+    assert "training.seed differs from what the finished training" in capsys.readouterr().err
+    assert train("--output", "adapter", model=tiny_model) == 2
+    assert {path.name: path.read_bytes() for path in (collection / "adapter").iterdir()} == before
+
+
 WRONG_TRAIN = [
     (["--method", "hard-prompt"], "has nothing to train"),
     (["--method", "qpeft"], "is not one of"),
@@ -45,11 +59,15 @@ WRONG_TRAIN = [
     (["--dev-run", "run.txt", "--dev-split", "other"], "there are train, dev, test"),
     (["--select", "ndgc"], "select: 'ndgc' is neither 'loss' nor a measure"),
     (["--select", "nDCG@10"], "select: there is no development run"),
+    (["--seed", "100000000000"], "--seed: 100000000000 is above 4294967295"),
+    (["--qrels", "empty.txt"], "empty.txt: the qrels are empty"),
+    (["--dev-run", "empty.txt"], "empty.txt: the run is empty"),
 ]
 
 
 @pytest.mark.parametrize("arguments, word", WRONG_TRAIN, ids=[" ".join(a) for a, _ in WRONG_TRAIN])
 def test_a_wrong_train_is_an_error_and_makes_no_adapter(collection, tiny_model, capsys, arguments, word):
+    (collection / "empty.txt").touch()
     assert train(*arguments, "--output", "adapter", model=tiny_model) == 2
     out, err = capsys.readouterr()
     errors = [line for line in err.splitlines() if line.startswith("qpeft train: error: ")]

@@ -149,6 +149,7 @@ WRONG = [
     (["adapt", "--model", "model", "--output", "m"], "no text given"),
     (["adapt", "no.txt", "--model", "model", "--output", "m"], "no.txt"),
     (["adapt", "corpus.jsonl", "--output", "m"], "no model given"),
+    (["adapt", "corpus.jsonl", "--model", "model", "--output", "m", "--seed", "4294967296"], "--seed"),
     (["rerank", "-c", "small.toml", "run.txt", "--model", "model", "--method", "repllama"], "an encoder"),
 ]
 
@@ -162,10 +163,12 @@ def test_what_is_wrong_is_one_line(folder, capsys, arguments, word):
 
 
 def test_adapt_writes_a_model_that_train_and_encode_take(folder, capsys):
-    assert (
-        main(["adapt", "-c", "small.toml", "--model", "model", "--output", "adapted", "--batch-size", "2"])
-        == 0
-    )
+    adapt = ["adapt", "-c", "small.toml", "--model", "model", "--output", "adapted", "--batch-size", "2"]
+    assert main(adapt) == 0
+    err = capsys.readouterr().err
+    assert "epoch 1: loss" in err and "epoch 0" not in err, "nothing is measured before the first step"
+    assert main([*adapt, "--resume"]) == 0
+    assert "adapted holds this finished training: nothing is left to do" in capsys.readouterr().err
     (folder / "qrels.txt").write_text("1 0 a 1\n2 0 c 1\n")
     (folder / "run.txt").write_text(
         "".join(f"{q} Q0 {d} 1 {s} x\n" for q in "12" for s, d in enumerate("abc"))

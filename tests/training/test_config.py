@@ -3,13 +3,16 @@
 import pytest
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.training.config import TrainingConfig
+from qpeft_rerank.training.config import MOST_SEED, TrainingConfig
+from qpeft_rerank.training.loop import _seed
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("train_topics", -1),
+        ("seed", -1),
+        ("seed", 2**32),
         ("batch_size", 0),
         ("accumulate", 0),
         ("negatives", 0),
@@ -34,6 +37,10 @@ from qpeft_rerank.training.config import TrainingConfig
 def test_an_impossible_value_is_an_error_that_names_the_setting(name: str, value: object) -> None:
     with pytest.raises(InputError, match=f"^{name}: "):
         TrainingConfig(**{name: value})
+
+
+def test_the_seed_of_each_step_fits_into_torch_whatever_the_seed() -> None:
+    assert 0 <= _seed(TrainingConfig(seed=MOST_SEED).seed, 10**12, 10**6) < 2**63
 
 
 @pytest.mark.parametrize("measure", ["loss", "nDCG@10", "recip_rank", "ndcg_cut.10"])

@@ -207,6 +207,8 @@ def test_a_finished_training_is_not_overwritten(base: BaseModel, tmp_path: Path)
     for resume in (False, True):
         with pytest.raises(InputError, match="finished training"):
             run(base, tmp_path / "adapter", changed(epochs=1), dev=None, resume=resume)
+    with pytest.raises(InputError, match="cannot resume: training.epochs differs .* the finished training"):
+        run(base, tmp_path / "adapter", changed(epochs=2), dev=None, resume=True)
     assert {f.name: f.read_bytes() for f in (tmp_path / "adapter").iterdir()} == before
 
 
@@ -234,7 +236,12 @@ def test_nothing_to_train_or_to_learn_from_is_an_error(base: BaseModel, tmp_path
     with pytest.raises(InputError, match="nothing to train"):
         run(base, tmp_path / "adapter", method="hard-prompt")
     with pytest.raises(InputError, match="no topic"):
-        run(base, tmp_path / "adapter", data=TrainingData(RUN, TOPICS, {}))
+        run(base, tmp_path / "adapter", data=TrainingData(RUN, TOPICS, {"0": {"d1": 0}}))
+    with pytest.raises(InputError, match="^the qrels are empty$"):
+        TrainingData(RUN, TOPICS, {})
+    for what in ("data", "dev"):
+        with pytest.raises(InputError, match="^the run is empty$"):
+            run(base, tmp_path / "adapter", **{what: TrainingData([], TOPICS, QRELS)})
     assert not (tmp_path / "adapter").exists()
 
 

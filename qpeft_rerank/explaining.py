@@ -1,0 +1,79 @@
+"""Why the passages at the top of a run have their scores: what the model says of each token of the query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError, named_pairs
+from qpeft_rerank.files import Source
+from qpeft_rerank.models.explain import Explanation
+from qpeft_rerank.passages import Passage, Passages
+from qpeft_rerank.reranker import Reranker
+from qpeft_rerank.topics import as_topics
+from qpeft_rerank.trec import Ranking, as_rankings
+
+
+class ExplainedPassage(NamedTuple):
+    """Attributes:
+    qid, query: the topic.
+    rank: place of the passage in the run, from 1.
+    score: its score there.
+    passage: the passage.
+    why: what the model says of it.
+    """
+
+    qid: str
+    query: str
+    rank: int
+    score: float
+    passage: Passage
+    why: Explanation
+
+
+def explain_run(
+    rankings: Source | Iterable[Ranking],
+    topics: Source | Mapping[str, str],
+    passages: Passages,
+    reranker: Reranker,
+    depth: int = 3,
+    qids: Iterable[str] = (),
+) -> Iterator[ExplainedPassage]:
+    """Explain the first ``depth`` passages of each ranking.
+
+    Args:
+        rankings: a run, as a file or topic by topic; best one that the same reranker made.
+        topics: query text by topic id, or a file or name of topics.
+        passages: where the texts come from (`open_passages`).
+        reranker: its method must be a query likelihood.
+        depth: passages of each topic.
+        qids: these topics only, if there are any.
+
+    Raises:
+        InputError: ``depth`` is below 1, the method is no query likelihood, the run is empty, or a topic of
+            ``qids`` is not in it.
+        MissingTopicError, MissingPassageError: a text is not there. PairError: a pair does not fit the model.
+    """
+    if depth < 1:
+        raise InputError(f"depth: {depth} is not at least 1")
+    topics, wanted, empty = as_topics(topics), dict.fromkeys(qids), True
+    chosen = bool(wanted)
+    for qid, docs in as_rankings(rankings):
+        empty = False
+        if chosen and qid not in wanted:
+            continue
+        wanted.pop(qid, None)
+        query = topics.get(qid, "")
+        if not query.strip():
+            raise MissingTopicError(qid, blank=qid in topics)
+        texts = passages.get([doc.docid for doc in docs[:depth]])
+        for rank, (docid, score) in enumerate(docs[:depth], 1):
+            if docid not in texts:
+                raise MissingPassageError(docid, passages.name, qid)
+            with named_pairs([(qid, docid)]):
+                why = reranker.explain(query, texts[docid])
+            yield ExplainedPassage(qid, query, rank, score, texts[docid], why)
+    if empty:
+        raise InputError("the run is empty: there is nothing to explain")
+    if wanted:
+        raise InputError(f"topic {next(iter(wanted))!r} is not in the run")
