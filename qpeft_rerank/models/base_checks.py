@@ -31,20 +31,18 @@ def check_complete(model: nn.Module, name: str, missing: set[str], output_layer:
     Raises:
         InputError: something is missing that is needed.
     """
-    head = model.get_output_embeddings()
-    of_head = {n for n, p in model.named_parameters() if any(p is own for own in head.parameters())}
-    if lacking := sorted(missing - of_head):
+    body = f"{model.base_model_prefix}.".lstrip(".")  # where it has no name, all counts as the body
+    if lacking := sorted(name for name in missing if name.startswith(body)):
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise InputError(f"model {name!r} is not whole: its files lack {lacking[0]}{more}")
-    if not missing:
-        return
-    if output_layer:
+    if missing and output_layer:
         raise InputError(
             f"model {name!r} has no output layer ({min(missing)}): it is an encoder, not a language model"
         )
-    for parameter in head.parameters():  # never used, but the same in every process, as fingerprints expect
-        with torch.no_grad():
-            parameter.normal_(std=0.02, generator=torch.Generator(parameter.device).manual_seed(0))
+    for key, parameter in model.named_parameters():
+        if key in missing:  # never used, but the same in every process, as fingerprints expect
+            with torch.no_grad():
+                parameter.normal_(std=0.02, generator=torch.Generator(parameter.device).manual_seed(0))
 
 
 def check_base(base: BaseModel) -> None:
