@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,9 +39,11 @@ class Figure(NamedTuple):
         return self.found is not None and abs(self.found - self.expected) <= self.tolerance
 
 
-def check(output: Path) -> Iterator[Figure]:
-    """Measure the run of every system that is expected, collection by collection."""
+def check(output: Path, only: Sequence[str] = ()) -> Iterator[Figure]:
+    """Measure the run of every system that is expected, collection by collection (``only`` these, if any)."""
     for collection, rows in yaml.safe_load(EXPECTED.read_text(encoding="utf-8")).items():
+        if only and collection not in only:
+            continue
         tolerance, folder = rows.pop("tolerance"), output / collection
         for system, expected in rows.items():
             run, found = folder / f"run.{collection}.{system}.test.txt", {}
@@ -59,9 +61,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", type=Path, help="folder that holds one of each collection")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="folders to look at")
     args = parser.parse_args()
     try:
-        figures = list(check(args.output))
+        figures = list(check(args.output, args.only))
     except QpeftError as error:
         parser.exit(2, f"check_figures: {error}\n")
     for f in figures:

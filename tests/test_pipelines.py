@@ -40,6 +40,13 @@ def test_figures_are_checked_against_the_expected_ones(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].split()[:3] == ["squad", "bm25", "nDCG@10"] and lines[0].endswith("now 0.5000")
     assert "missing" in done.stdout and lines[-1].startswith("0 of ")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    only = subprocess.run([*command, "--only", "nq-qed"], capture_output=True, text=True, env=environment)
+    assert {line.split()[0] for line in only.stdout.splitlines()[:-1]} == {"nq-qed"}
+    (tmp_path / "squad" / "qrels.test.txt").unlink()
+    broken = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert broken.returncode == 2 and "qrels file not found" in broken.stderr
+    assert len(broken.stderr.splitlines()) == 1
 
 
 def test_a_dev_split_is_made_of_train_passages(tmp_path: Path) -> None:
