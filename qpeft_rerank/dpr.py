@@ -16,9 +16,10 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from qpeft_rerank.errors import FormatError, InputError, MissingPassageError, MissingTopicError
+from qpeft_rerank.errors import FormatError, InputError, MissingTopicError
 from qpeft_rerank.files import Source, atomic_write, read_lines, source_name
 from qpeft_rerank.json_records import read_records
+from qpeft_rerank.passages import all_passages
 from qpeft_rerank.topics import format_topic
 from qpeft_rerank.trec import Ranking, ScoredDoc, format_qrels, format_ranking
 
@@ -206,7 +207,7 @@ def trec_to_dpr(
                 continue
             scores = dict(docs)
             negatives = [docid for docid in scores if docid not in positives]
-            found = _passages(passages, [*positives, *negatives], qid)
+            found = all_passages(passages, [*positives, *negatives], qid)
             yield {
                 **_question(topics, qid, answers),
                 "positive_ctxs": [_ctx("passage_id", found[docid], scores) for docid in positives],
@@ -233,7 +234,7 @@ def trec_to_dpr_retrieval(
     def records() -> Iterator[dict]:
         for qid, docs in run:
             scores, grades = dict(docs), qrels.get(qid, {})
-            found = _passages(passages, list(scores), qid)
+            found = all_passages(passages, list(scores), qid)
             ctxs = [
                 _ctx("id", found[docid], scores) | {"has_answer": grades.get(docid, 0) >= 1}
                 for docid in scores
@@ -247,14 +248,6 @@ def _question(topics: Mapping[str, str], qid: str, answers: Mapping | None) -> d
     if qid not in topics:
         raise MissingTopicError(qid)
     return {"question_id": qid, "question": topics[qid], "answers": list((answers or {}).get(qid, []))}
-
-
-def _passages(passages: Passages, docids: list[str], qid: str) -> dict[str, Passage]:
-    found = passages.get(docids)
-    for docid in docids:
-        if docid not in found:
-            raise MissingPassageError(docid, passages.name, qid)
-    return found
 
 
 def _ctx(id_key: str, passage: Passage, scores: Mapping[str, float]) -> dict:

@@ -24,6 +24,10 @@ class InputError(QpeftError):
     """A file, folder, name or setting that cannot be used: the message names it and what was expected."""
 
 
+class FinishedError(InputError):
+    """What is asked for is done already: nothing is left to do."""
+
+
 class FormatError(InputError):
     """A malformed line or record. ``path`` and ``line`` (from 1) say where."""
 

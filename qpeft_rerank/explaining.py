@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError, named_pairs
+from qpeft_rerank.errors import InputError, MissingTopicError, named_pairs
 from qpeft_rerank.files import Source
 from qpeft_rerank.models.explain import Explanation
-from qpeft_rerank.passages import Passage, Passages
+from qpeft_rerank.passages import Passage, Passages, all_passages
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.topics import as_topics
 from qpeft_rerank.trec import Ranking, as_rankings
@@ -66,10 +66,8 @@ def explain_run(
         query = topics.get(qid, "")
         if not query.strip():
             raise MissingTopicError(qid, blank=qid in topics)
-        texts = passages.get([doc.docid for doc in docs[:depth]])
+        texts = all_passages(passages, [doc.docid for doc in docs[:depth]], qid)
         for rank, (docid, score) in enumerate(docs[:depth], 1):
-            if docid not in texts:
-                raise MissingPassageError(docid, passages.name, qid)
             with named_pairs([(qid, docid)]):
                 why = reranker.explain(query, texts[docid])
             yield ExplainedPassage(qid, query, rank, score, texts[docid], why)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from qpeft_rerank.corpora import Passage, passage_of_record
-from qpeft_rerank.errors import DependencyError, InputError, one_line
+from qpeft_rerank.errors import DependencyError, InputError, MissingPassageError, one_line
 
 __all__ = ["IndexPassages", "IrDatasetPassages", "Passage", "Passages", "open_passages", "passage_of_hit"]
 
@@ -49,6 +49,15 @@ def open_passages(
         return CorpusFile(corpus)
     assert ir_dataset is not None
     return IrDatasetPassages(ir_dataset)
+
+
+def all_passages(passages: Passages, docids: Sequence[str], qid: str) -> dict[str, Passage]:
+    """The passages of a topic. Raises `MissingPassageError` if one is not there."""
+    found = passages.get(docids)
+    for docid in docids:
+        if docid not in found:
+            raise MissingPassageError(docid, passages.name, qid)
+    return found
 
 
 class IndexPassages:

@@ -56,27 +56,23 @@ def run(options: AdaptOptions) -> None:
     from qpeft_rerank.dense.llara import adapt
     from qpeft_rerank.dense.texts import read_texts
     from qpeft_rerank.models.base import load_base
-    from qpeft_rerank.training.folder import FinishedError, check_folder
+    from qpeft_rerank.training.folder import check_folder
 
     check_folder(options.output, options.resume)
     texts = read_texts(sources, options.settings.passage_words)
     _log.info("%s passages of text, %s with a next one", f"{len(texts):,}", f"{texts.followed:,}")
     usual = {} if options.settings.lora_rank else {"dtype": "float32"}
     base = load_base(options.model, **usual | options.base_options())
-    try:
-        with progress_bar("adapt", " steps") as bar:
-            record = adapt(
-                base,
-                texts,
-                options.settings,
-                options.output,
-                options.resume,
-                log_progress(bar),
-                {"texts": sources, "texts_sha256": texts.sha256},
-            )
-    except FinishedError as done:
-        _log.info("%s", done)
-        return
+    with progress_bar("adapt", " steps") as bar:
+        record = adapt(
+            base,
+            texts,
+            options.settings,
+            options.output,
+            options.resume,
+            log_progress(bar),
+            {"texts": sources, "texts_sha256": texts.sha256},
+        )
     _log.info("%s: %s trained parameters", options.output, f"{record['trained_parameters']:,}")
 
 

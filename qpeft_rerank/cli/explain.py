@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from qpeft_rerank.cli.options import Verb, option
 from qpeft_rerank.cli.scorer_options import ScorerOptions
-from qpeft_rerank.cli.shared_options import InputRunOptions, PassageOptions, TopicsOptions
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.cli.shared_options import InputRunOptions, PassageOptions, TopicsOptions, check_stdin
 
 if TYPE_CHECKING:
     from qpeft_rerank.explaining import ExplainedPassage
@@ -35,8 +34,7 @@ class ExplainOptions(InputRunOptions, ScorerOptions, PassageOptions, TopicsOptio
     def check(self) -> None:
         """Raise `InputError` for flags that do not go together."""
         self.check_scorer()
-        if self.topics == "-" and (self.run or self.run_file or "-") == "-":
-            raise InputError("the run and the topics cannot both come from stdin")
+        check_stdin(self, self.topics)
 
 
 def run(options: ExplainOptions) -> None:

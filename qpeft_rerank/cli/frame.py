@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from qpeft_rerank.errors import QpeftError
+from qpeft_rerank.errors import FinishedError, QpeftError
 
 WRONG_INPUT, INTERNAL_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 1, 130, 141
 
@@ -99,6 +99,8 @@ def _outcome(error: BaseException, debug: bool) -> tuple[int, str | None]:
             return INTERRUPTED, "interrupted"
         case Terminated():
             return 128 + error.number, "terminated"
+        case FinishedError():
+            return 0, str(error)
         case QpeftError():
             return WRONG_INPUT, f"error: {error}"
         case io.UnsupportedOperation() if not sys.stdout.writable():  # see `_repair_streams`

@@ -35,6 +35,7 @@ from qpeft_rerank.cli.shared_options import (
     PassageOptions,
     TopicsOptions,
     check_output,
+    check_stdin,
 )
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import STDOUT
@@ -90,8 +91,7 @@ class RerankOptions(
             raise InputError(f"--weight: {self.weight} is not between 0 and 1")
         if self.processes > 1 and self.device_map is not None:
             raise InputError("--processes and --device-map: each process has the whole model on one device")
-        if self.topics == "-" and (self.run or self.run_file or "-") == "-":
-            raise InputError("the run and the topics cannot both come from stdin")
+        check_stdin(self, self.topics)
         if self.resume and self.output in STDOUT:
             raise InputError("--resume needs --output: what went to stdout cannot be continued")
         self.check_documents()

@@ -213,6 +213,12 @@ class OutputRunOptions:
             raise InputError(f"--runtag: {self.runtag!r} has white space: it is one column of the run")
 
 
+def check_stdin(run: InputRunOptions, topics: str | None) -> None:
+    """Raise `InputError` where stdin is to be the run and the topics."""
+    if topics == "-" and (run.run or run.run_file or "-") == "-":
+        raise InputError("the run and the topics cannot both come from stdin")
+
+
 def stdin_run() -> str:
     """ "-", or an `InputError` where nothing is piped in and a terminal would wait for typing for ever."""
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():

@@ -124,7 +124,7 @@ def run(options: TrainOptions) -> None:
     from qpeft_rerank.cli.progress import progress_bar
     from qpeft_rerank.models.base import load_base
     from qpeft_rerank.training.data import TrainingData
-    from qpeft_rerank.training.folder import FinishedError, check_folder
+    from qpeft_rerank.training.folder import check_folder
     from qpeft_rerank.training.loop import train
 
     check_folder(options.output, options.resume)
@@ -134,24 +134,20 @@ def run(options: TrainOptions) -> None:
         _log.info("no --dev-run: all %d epochs are trained and the last one is kept", options.training.epochs)
     passages = options.open_passages()
     base = load_base(options.model, output_layer=options.settings.is_likelihood, **options.base_options())
-    try:
-        with progress_bar("train", " steps") as bar:
-            record = train(
-                base,
-                options.settings,
-                training,
-                data,
-                passages,
-                options.output,
-                dev,
-                options.resume,
-                options.depth,
-                log_progress(bar),
-                options.sources(source, passages),
-            )
-    except FinishedError as done:
-        _log.info("%s", done)
-        return
+    with progress_bar("train", " steps") as bar:
+        record = train(
+            base,
+            options.settings,
+            training,
+            data,
+            passages,
+            options.output,
+            dev,
+            options.resume,
+            options.depth,
+            log_progress(bar),
+            options.sources(source, passages),
+        )
     _log.info(
         "%s: %s with %s trained parameters, epoch %s",
         options.output,

@@ -242,7 +242,7 @@ def _quantization(quantize: str) -> Any:
 def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
     from peft import PeftModel, get_peft_model_state_dict
 
-    from qpeft_rerank.models.lora import FOLDER, read_peft_config, read_weight_names, whole_of
+    from qpeft_rerank.models.lora import FOLDER, OURS, PEFTS, read_peft_config, read_weights, whole_of
 
     folder = fetch_folder(lora)
     if (folder / FOLDER).is_dir():  # an adapter of ours, which has it as a part
@@ -261,8 +261,8 @@ def _with_lora(model: nn.Module, lora: str, merge: bool) -> nn.Module:
         model = PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # peft raises KeyError, RuntimeError, ValueError for a LoRA of another model
         raise InputError(f"LoRA {lora!r} does not fit the model: {one_line(error)}") from error
-    there = {key for key in read_weight_names(folder) if ".lora_" in key}
-    wanted = {key for key in get_peft_model_state_dict(model) if ".lora_" in key}
+    there = {name.removeprefix(OURS) for name in read_weights(folder) if name.startswith(OURS)}
+    wanted = {key.removeprefix(PEFTS) for key in get_peft_model_state_dict(model) if ".lora_" in key}
     if there != wanted:  # peft would leave the rest as it is: without effect
         raise InputError(
             f"LoRA {lora!r} does not fit the model: {len(there & wanted)} of its {len(there)} weights have a "

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -220,15 +220,6 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         name = key.removeprefix(PEFTS).replace(".modules_to_save.", ".")
         named[OURS + name if ".lora_" in name else name] = weight
     return named
-
-
-def read_weight_names(folder: Path) -> list[str]:
-    """The names of the weights in a peft adapter's folder, as peft writes them. Raises `AdapterError`."""
-    try:
-        with safe_open(folder / WEIGHTS_FILE, "pt") as weights:
-            return list(weights.keys())
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{folder / WEIGHTS_FILE} cannot be read: {error}") from error
 
 
 def whole_of(folder: Path) -> Path:

@@ -15,10 +15,6 @@ RECORD_FILE, CURVES_FILE = "training.json", "training.png"
 DEV_RUN_FILE, CHECKPOINT = "run.dev.txt", "checkpoint"
 
 
-class FinishedError(InputError):
-    """The folder holds the very training that is asked for, and it is finished: nothing is left to do."""
-
-
 def check_folder(output: str | Path, resume: bool = False) -> None:
     """Say before a model is loaded, not after hours, that a training cannot be written there. Makes nothing.
 

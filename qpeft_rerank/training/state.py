@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.errors import FinishedError, InputError
 from qpeft_rerank.record import first_difference
 from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, load_state, save_checkpoint
-from qpeft_rerank.training.folder import CHECKPOINT, RECORD_FILE, FinishedError, is_finished, make_folder
+from qpeft_rerank.training.folder import CHECKPOINT, RECORD_FILE, is_finished, make_folder
 
 
 @dataclass
