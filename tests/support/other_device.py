@@ -1,7 +1,7 @@
-"""A device that is not the CPU, on a machine that has none: tensors with a shape and a device, without numbers.
+"""A device that is not the CPU, on a machine that has none: tensors with a shape and a device but no numbers.
 
 PyTorch's fake tensors stand on the device ``meta``. What would fail on a GPU fails on them: a tensor on the
-CPU that meets one on the device, and whatever needs a number before it can go on, as a GPU would be waited for.
+CPU that meets one on the device, and whatever needs a number before it can go on (a GPU is waited for then).
 """
 
 from __future__ import annotations
