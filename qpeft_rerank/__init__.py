@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qpeft_rerank.models.base import load_base
     from qpeft_rerank.models.config import AdapterConfig
     from qpeft_rerank.passages import Passage, open_passages
+    from qpeft_rerank.rankings import Ranking, ScoredDoc
     from qpeft_rerank.report import format_report
     from qpeft_rerank.reranker import Reranker
     from qpeft_rerank.reranking import rerank
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from qpeft_rerank.training.config import TrainingConfig
     from qpeft_rerank.training.data import TrainingData
     from qpeft_rerank.training.loop import train
-    from qpeft_rerank.trec import Ranking, ScoredDoc, read_qrels, read_run, write_qrels, write_run
+    from qpeft_rerank.trec import read_qrels, read_run, write_qrels, write_run
     from qpeft_rerank.workers import Workers
 
 _HOME = {
@@ -72,6 +73,8 @@ _HOME = {
     "AdapterConfig": "models.config",
     "Passage": "passages",
     "open_passages": "passages",
+    "Ranking": "rankings",
+    "ScoredDoc": "rankings",
     "format_report": "report",
     "Reranker": "reranker",
     "rerank": "reranking",
@@ -82,8 +85,6 @@ _HOME = {
     "TrainingConfig": "training.config",
     "TrainingData": "training.data",
     "train": "training.loop",
-    "Ranking": "trec",
-    "ScoredDoc": "trec",
     "read_qrels": "trec",
     "read_run": "trec",
     "write_qrels": "trec",

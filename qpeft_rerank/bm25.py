@@ -19,8 +19,8 @@ from qpeft_rerank.files import Source, writing
 from qpeft_rerank.folders import replacing_folder
 from qpeft_rerank.java import ensure_jvm, java_calls, java_class, java_list
 from qpeft_rerank.lucene import ENGLISH, LuceneIndex, find_analyzer, is_index, open_index, write_language
+from qpeft_rerank.rankings import Ranking, ScoredDoc
 from qpeft_rerank.topics import as_topics
-from qpeft_rerank.trec import Ranking, ScoredDoc
 
 logger = logging.getLogger(__name__)
 

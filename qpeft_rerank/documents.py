@@ -21,8 +21,9 @@ import numpy as np
 
 from qpeft_rerank.corpora import Passage, contents_of
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import Source, atomic_write, is_source, source_name
-from qpeft_rerank.trec import Ranking, ScoredDoc, as_rankings
+from qpeft_rerank.files import atomic_write, is_source, source_name
+from qpeft_rerank.rankings import Ranking, ScoredDoc
+from qpeft_rerank.trec import Run, as_rankings
 
 DOCUMENT_SCORES = ("max", "first", "mean")
 WINDOW = 150  # words, with a stride of half of it: as in Dai and Callan
@@ -74,7 +75,7 @@ def document_score(scores: Sequence[float] | np.ndarray, kind: str = "max", best
 
 
 def document_run(
-    rankings: Source | Iterable[Ranking],
+    rankings: Run,
     kind: str = "max",
     best: int = BEST,
     separator: str = SEPARATOR,

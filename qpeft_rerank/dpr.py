@@ -20,8 +20,9 @@ from qpeft_rerank.errors import FormatError, InputError, MissingTopicError
 from qpeft_rerank.files import Source, atomic_write, read_lines, source_name
 from qpeft_rerank.json_records import read_records
 from qpeft_rerank.passages import all_passages
+from qpeft_rerank.rankings import Ranking, ScoredDoc
 from qpeft_rerank.topics import format_topic
-from qpeft_rerank.trec import Ranking, ScoredDoc, format_qrels, format_ranking
+from qpeft_rerank.trec import format_qrels, format_ranking
 
 if TYPE_CHECKING:
     from qpeft_rerank.passages import Passage, Passages

@@ -33,7 +33,7 @@ from qpeft_rerank.files import is_source
 from qpeft_rerank.measures import DEFAULT_MEASURES, HIGHEST_GRADE, Measure, parse_measures
 
 if TYPE_CHECKING:
-    from qpeft_rerank.trec import Ranking
+    from qpeft_rerank.trec import Run
 
 Qrels = Mapping[str, Mapping[str, int]]
 
@@ -69,7 +69,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: str | PathLike[str] | IO | Iterable[Ranking] | Mapping[str, Mapping[str, float]],
+    run: Run,
     qrels: str | PathLike[str] | IO | Qrels,
     measures: Iterable[str] = DEFAULT_MEASURES,
     relevance_level: int = 1,
@@ -254,9 +254,7 @@ def _judged_topics(qrels: str | PathLike[str] | IO | Qrels) -> dict[str, dict[st
     return judged
 
 
-def _topics(
-    run: str | PathLike[str] | IO | Iterable[Ranking] | Mapping[str, Mapping[str, float]],
-) -> Iterator[tuple[str, dict[str, float]]]:
+def _topics(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
     """(qid, docid -> score), topic by topic. Rankings get the checks that the reader of files makes."""
     if is_source(run):
         from qpeft_rerank.trec import read_scores
@@ -264,7 +262,7 @@ def _topics(
         yield from read_scores(run)
         return
     if isinstance(run, Mapping):
-        run = ((qid, list(scores.items())) for qid, scores in run.items())
+        run = ((qid, list(docs.items())) if isinstance(docs, Mapping) else docs for qid, docs in run.items())
     for qid, docs in run:
         try:
             scores = {docid: float(score) for docid, score in docs}

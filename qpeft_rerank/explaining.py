@@ -11,7 +11,7 @@ from qpeft_rerank.models.explain import Explanation
 from qpeft_rerank.passages import Passage, Passages, all_passages
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.topics import as_topics
-from qpeft_rerank.trec import Ranking, as_rankings
+from qpeft_rerank.trec import Run, as_rankings
 
 
 class ExplainedPassage(NamedTuple):
@@ -32,7 +32,7 @@ class ExplainedPassage(NamedTuple):
 
 
 def explain_run(
-    rankings: Source | Iterable[Ranking],
+    rankings: Run,
     topics: Source | Mapping[str, str],
     passages: Passages,
     reranker: Reranker,

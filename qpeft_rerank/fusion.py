@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import Source
+from qpeft_rerank.rankings import Ranking, ScoredDoc, as_ranking
 from qpeft_rerank.run_scores import as_float32
 from qpeft_rerank.settings import check_settings, setting
-from qpeft_rerank.trec import Ranking, ScoredDoc, as_ranking, as_rankings
+from qpeft_rerank.trec import Run, as_rankings
 
 METHODS = ("rrf", "interpolation")
 NORMALIZATIONS = ("min-max", "z-score", "none")
@@ -92,7 +92,7 @@ class Pool(NamedTuple):
 
 
 def fuse(
-    runs: Sequence[Source | Iterable[Ranking]], config: FusionConfig | None = None, hits: int | None = None
+    runs: Sequence[Run], config: FusionConfig | None = None, hits: int | None = None
 ) -> Iterator[Ranking]:
     """Fuse runs, topic by topic.
 
@@ -118,7 +118,7 @@ def fuse(
     return (pool.ranking(weights, hits) for pool in pool_runs(runs, config))
 
 
-def pool_runs(runs: Sequence[Source | Iterable[Ranking]], config: FusionConfig) -> Iterator[Pool]:
+def pool_runs(runs: Sequence[Run], config: FusionConfig) -> Iterator[Pool]:
     """What `fuse` weighs, topic by topic; arguments, order and errors as there."""
     if len(runs) < 2:
         raise InputError(f"fusion needs two runs or more, not {len(runs)}")

@@ -25,8 +25,8 @@ from qpeft_rerank.models.explain import Explanation, explain
 from qpeft_rerank.models.methods import make_scorer
 from qpeft_rerank.models.scorer import Scorer
 from qpeft_rerank.passages import Passage, passage_of_hit
+from qpeft_rerank.rankings import ScoredDoc
 from qpeft_rerank.scoring import default_limits, score_inputs
-from qpeft_rerank.trec import ScoredDoc
 
 WINDOW_PAIRS = 800  # enough to sort by length without much padding, few enough to lose little in a crash
 MOST_PAIRS = 32_000  # more would save little, and the tokens of so many pairs take memory

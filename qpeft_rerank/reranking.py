@@ -28,10 +28,11 @@ from qpeft_rerank.files import Source, is_source
 from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.prefetch import map_ahead
+from qpeft_rerank.rankings import Ranking, ScoredDoc, as_ranking
 from qpeft_rerank.reranker import WINDOW_PAIRS, PairScorer, Progress, Scoring, begin
 from qpeft_rerank.run_scores import strictly_decreasing
 from qpeft_rerank.topics import as_topics
-from qpeft_rerank.trec import Ranking, ScoredDoc, as_ranking, as_rankings
+from qpeft_rerank.trec import Run, as_rankings
 
 
 def plan_window(
@@ -53,7 +54,7 @@ def plan_window(
 
 
 def rerank(
-    rankings: Source | Iterable[Ranking],
+    rankings: Run,
     topics: Source | Mapping[str, str],
     passages: Passages,
     scorer: PairScorer,

@@ -20,8 +20,9 @@ from typing import Any
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import atomic_write, writing
+from qpeft_rerank.rankings import Ranking
 from qpeft_rerank.record import first_difference, run_record
-from qpeft_rerank.trec import Ranking, format_ranking, read_run
+from qpeft_rerank.trec import format_ranking, read_run
 
 # Of the unfinished run, its settings, its input, the record of a whole one.
 ENDINGS = (".partial", ".partial.json", ".partial.input", ".json")

@@ -27,6 +27,15 @@ def is_decreasing(scores: np.ndarray) -> bool:
     return bool((scores[:-1] > scores[1:]).all())
 
 
+def in_order(docids: Sequence[str], scores: Sequence[float]) -> tuple[Sequence[str], Sequence[float]]:
+    """Documents and scores as trec_eval sorts them: by score as float32, then by docid, both descending."""
+    rounded, scores = as_float32(scores), np.asarray(scores).tolist()
+    if not is_decreasing(rounded):
+        # Strings compare by code point, which is the byte order of their UTF-8 form.
+        _, docids, scores = zip(*sorted(zip(rounded.tolist(), docids, scores), reverse=True))
+    return docids, scores
+
+
 def strictly_decreasing(scores: Sequence[float]) -> np.ndarray:
     """The scores as float32 [n]; one that is not below the one before it becomes the next float32 below.
 

@@ -14,11 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
 from itertools import chain, groupby, repeat
-from math import isfinite
 from numbers import Real
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TextIO
 
 import numpy as np
 
@@ -35,8 +34,9 @@ from qpeft_rerank.files import (
     source_name,
     writing,
 )
+from qpeft_rerank.rankings import Ranking, ScoredDoc, as_ranking, of_dictionary
 from qpeft_rerank.run_blocks import COLUMNS, MSMARCO_COLUMNS, parse_block
-from qpeft_rerank.run_scores import as_float32, is_decreasing, shortest_digits, strictly_decreasing
+from qpeft_rerank.run_scores import in_order, shortest_digits, strictly_decreasing
 from qpeft_rerank.run_spans import find_spans
 
 _TREC, _MSMARCO = (COLUMNS, "score"), (MSMARCO_COLUMNS, "rank")  # the forms of a run, and what it scores by
@@ -45,18 +45,8 @@ _BEIR_HEADER, _BEIR_COLUMNS = b"query-id corpus-id score".split(), ("qid", "doci
 _WHITE_SPACE = " \t\n\r\v\f\0"  # NUL is no white space, but no reader lives with it
 
 
-class ScoredDoc(NamedTuple):
-    """A document of a ranking with its score."""
-
-    docid: str
-    score: float
-
-
-class Ranking(NamedTuple):
-    """The ranked documents of one topic, best first."""
-
-    qid: str
-    docs: list[ScoredDoc]
+Run = Source | Iterable[Ranking] | Mapping[str, Mapping[str, float] | Ranking]
+"""A run: a file; rankings; topic -> docid -> score, as pytrec_eval has it; topic -> its ranking."""
 
 
 def read_run(source: Source) -> Iterator[Ranking]:
@@ -76,34 +66,11 @@ def read_run(source: Source) -> Iterator[Ranking]:
         yield _ranking(topic, name)
 
 
-def as_rankings(run: Source | Iterable[Ranking]) -> Iterable[Ranking]:
-    """A run as rankings, whether it is given as a file (:func:`read_run`) or as them."""
+def as_rankings(run: Run) -> Iterable[Ranking]:
+    """A run as rankings, in whatever form it is given."""
     if isinstance(run, Mapping):
-        raise InputError("run: expected a file or rankings, found a dictionary")
+        return (of_dictionary(qid, docs) for qid, docs in run.items())
     return read_if_source(run, read_run, Iterable, "run")
-
-
-def as_ranking(given: Any) -> Ranking:
-    """A ranking, whether it is given as one or as plain pairs.
-
-    Raises InputError for anything else, and for a score that is no finite number.
-    """
-    try:
-        ranking = given
-        if not (isinstance(given, Ranking) and set(map(type, given.docs)) <= {ScoredDoc}):
-            qid, docs = given
-            ranking = Ranking(qid, [ScoredDoc(docid, float(score)) for docid, score in docs])
-        # The sum first, which shows whether one of them is none: runs have millions of lines.
-        if not isfinite(sum(map(itemgetter(1), ranking.docs))):
-            for docid, score in ranking.docs:
-                if not isfinite(score):
-                    about = f"topic {ranking.qid!r}: the score of {docid!r}"
-                    raise InputError(f"{about} is {score}, not a finite number")
-        return ranking
-    except (TypeError, ValueError):
-        raise InputError(
-            f"run: expected rankings, (qid, [(docid, score), ...]), found {given!r:.80}"
-        ) from None
 
 
 def read_scores(source: Source) -> Iterator[tuple[str, dict[str, float]]]:
@@ -155,7 +122,7 @@ def _ranks(count: int) -> list[str]:
     return list(map(str, range(1, count + 1)))
 
 
-def write_run(rankings: Iterable[Ranking], target: str | Path | TextIO, tag: str) -> int:
+def write_run(rankings: Run, target: str | Path | TextIO, tag: str) -> int:
     """Write rankings as a run (:func:`format_ranking`) and return their number.
 
     The file appears under its name when it is complete; stdout ("-") gets each topic at once, so that pipes
@@ -289,12 +256,6 @@ def _check_unique(topic: Stretch, name: str) -> None:
 
 def _ranking(topic: Stretch, name: str) -> Ranking:
     _check_unique(topic, name)
-    docids, scores = topic.docids, np.asarray(topic.values)
-    rounded = as_float32(scores)
-    scores = scores.tolist()
-    if not is_decreasing(rounded):
-        # Strings compare by code point, which is the byte order of their UTF-8 form.
-        ranked = sorted(zip(rounded.tolist(), docids, scores), reverse=True)
-        _, docids, scores = zip(*ranked)
+    docids, scores = in_order(topic.docids, np.asarray(topic.values))
     # tuple.__new__ makes the pairs without a call of Python code: runs have millions of lines.
     return Ranking(topic.qid, list(map(tuple.__new__, repeat(ScoredDoc), zip(docids, scores))))

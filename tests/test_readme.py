@@ -1,4 +1,4 @@
-"""What the README shows works: its Python runs, its collection file loads, its flags and files exist."""
+"""What the pages show works: Python runs, the collection file loads, flags and files exist."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from qpeft_rerank.trec import Ranking, ScoredDoc, load_run, write_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "runs" / "README.md",
+    *(ROOT / "docs").glob("*.md"),
+]
 DEMO = ROOT / "qpeft_rerank" / "demo" / "collection"
 
 
@@ -48,7 +54,7 @@ def test_the_collection_file_loads(tmp_path: Path) -> None:
     assert collection.topics_of("test").endswith("topics.test.tsv")
 
 
-def test_every_flag_that_the_readme_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_flag_that_the_pages_name_exists(capsys: pytest.CaptureFixture[str]) -> None:
     help_texts = []
     for verb in VERBS:
         main([verb, "--help"])
@@ -58,7 +64,16 @@ def test_every_flag_that_the_readme_names_exists(capsys: pytest.CaptureFixture[s
         "--help",
         "--nproc_per_node",
     }
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", README)) <= known
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        ours = re.sub(r"python pipelines/.*", "", page.read_text(encoding="utf-8"))  # scripts have their own
+        named = re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", ours)
+        assert set(named) <= known, page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
 def test_every_file_that_the_readme_names_exists() -> None:

@@ -12,16 +12,7 @@ import pytest
 
 from qpeft_rerank import columns, run_topics, trec
 from qpeft_rerank.errors import FormatError, InputError
-from qpeft_rerank.fusion import fuse
-from qpeft_rerank.trec import (
-    Ranking,
-    ScoredDoc,
-    as_ranking,
-    load_run,
-    read_run,
-    read_scores,
-    write_run,
-)
+from qpeft_rerank.trec import Ranking, ScoredDoc, load_run, read_run, read_scores
 
 RUN = """\
 007 Q0 d1 1 3.5 tag
@@ -323,16 +314,3 @@ def test_memory_does_not_grow_with_the_number_of_topics(tmp_path, monkeypatch):
 
     peak(200)  # warms caches up
     assert peak(1000) < 1.5 * peak(200)
-
-
-def test_a_ranking_of_plain_pairs_is_written_and_fused_as_one_of_scored_docs(tmp_path):
-    plain = [Ranking("1", [("a", 2), ("b", 1.5)])]
-    scored = [Ranking("1", [ScoredDoc("a", 2.0), ScoredDoc("b", 1.5)])]
-    assert as_ranking(plain[0]) == scored[0] and type(as_ranking(plain[0]).docs[0]) is ScoredDoc
-    assert as_ranking(scored[0]) is scored[0]
-    write_run(plain, tmp_path / "run.txt", "tag")
-    assert list(read_run(tmp_path / "run.txt")) == scored
-    assert list(fuse([plain, plain])) == list(fuse([scored, scored]))
-    for docs in (["a"], [("a", "high")], [("a", 1.0, 2.0)], 3):
-        with pytest.raises(InputError, match="^run: expected rankings"):
-            as_ranking(Ranking("1", docs))

@@ -11,8 +11,8 @@ from qpeft_rerank.errors import InputError
 
 if TYPE_CHECKING:
     from qpeft_rerank.passages import Passages
+    from qpeft_rerank.rankings import ScoredDoc
     from qpeft_rerank.reranker import PairScorer
-    from qpeft_rerank.trec import ScoredDoc
 
 
 @dataclass(kw_only=True)

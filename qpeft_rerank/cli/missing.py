@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qpeft_rerank.errors import MissingTopicError, QpeftError
 
 if TYPE_CHECKING:
-    from qpeft_rerank.trec import Ranking
+    from qpeft_rerank.rankings import Ranking
 
 _log = logging.getLogger(__name__)
 SHOWN = 5  # lines about missing topics and passages; the rest is only counted

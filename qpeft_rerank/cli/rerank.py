@@ -43,8 +43,8 @@ from qpeft_rerank.models.config import UNTRAINED_WEIGHT
 
 if TYPE_CHECKING:
     from qpeft_rerank.passages import Passages
+    from qpeft_rerank.rankings import Ranking
     from qpeft_rerank.reranker import Reranker
-    from qpeft_rerank.trec import Ranking
     from qpeft_rerank.workers import Workers
 
 

@@ -17,6 +17,7 @@ from qpeft_rerank.models.base import BaseModel, load_base
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.passages import Passage, Passages, open_passages
 from qpeft_rerank.plots import plot_topic_differences
+from qpeft_rerank.rankings import Ranking, ScoredDoc
 from qpeft_rerank.report import format_report
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.reranking import rerank
@@ -24,7 +25,7 @@ from qpeft_rerank.topics import read_topics
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.data import TrainingData
 from qpeft_rerank.training.loop import Listener, train
-from qpeft_rerank.trec import Ranking, ScoredDoc, load_run, read_qrels, read_run, write_run
+from qpeft_rerank.trec import load_run, read_qrels, read_run, write_run
 
 COLLECTION = Path(__file__).parent / "collection" / "collection.toml"
 HITS = 20  # of 192 passages

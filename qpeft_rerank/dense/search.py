@@ -17,8 +17,8 @@ from qpeft_rerank.dense.index import DESCRIPTION, DOCIDS, FORMAT, INDEX, is_dens
 from qpeft_rerank.dense.vectors import PROBE_FILE, read_probe
 from qpeft_rerank.errors import InputError, one_line
 from qpeft_rerank.files import Source, read_lines
+from qpeft_rerank.rankings import Ranking, ScoredDoc
 from qpeft_rerank.topics import as_topics
-from qpeft_rerank.trec import Ranking, ScoredDoc
 
 TOPICS = 256  # encoded and searched at once: a run begins to flow after the first few
 

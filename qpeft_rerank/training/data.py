@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import Source, is_source, source_name
+from qpeft_rerank.rankings import Ranking, as_ranking
 from qpeft_rerank.topics import as_topics
-from qpeft_rerank.trec import Ranking, as_qrels, as_ranking, as_rankings
+from qpeft_rerank.trec import Run, as_qrels, as_rankings
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class TrainingData:
         InputError: a file cannot be read, or the qrels are empty. An empty run is one where it is read.
     """
 
-    run: Source | Iterable[Ranking]
+    run: Run
     topics: Source | Mapping[str, str]
     qrels: Source | Mapping[str, Mapping[str, int]]
 
@@ -39,7 +40,7 @@ class TrainingData:
 class _Run:
     """A run that is read anew whenever it is gone through: a large one need not be held in memory."""
 
-    def __init__(self, given: Source | Iterable[Ranking]):
+    def __init__(self, given: Run):
         self._given, self._read = given, False
 
     def __iter__(self) -> Iterator[Ranking]:

@@ -13,6 +13,7 @@ from qpeft_rerank.fusion import FusionConfig, pool_runs
 from qpeft_rerank.fusion_weights import Tuning, tune_weights
 from qpeft_rerank.models.adapter import keep_weight
 from qpeft_rerank.passages import Passages
+from qpeft_rerank.rankings import Ranking
 from qpeft_rerank.reranking import rerank
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.data import TrainingData
@@ -20,7 +21,7 @@ from qpeft_rerank.training.folder import DEV_RUN_FILE
 from qpeft_rerank.training.groups import TrainingTopic, check_passages, epoch_groups, training_topics
 from qpeft_rerank.training.objective import Objective, PairObjective, RerankingObjective
 from qpeft_rerank.training.step import memory_told
-from qpeft_rerank.trec import Ranking, write_run
+from qpeft_rerank.trec import write_run
 
 
 class Choice(Protocol):

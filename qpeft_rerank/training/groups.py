@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError, examples
 from qpeft_rerank.passages import Passage, Passages
-from qpeft_rerank.trec import Ranking
+from qpeft_rerank.rankings import Ranking
 
 LOOK_UP = 10_000  # passages that are looked up at a time
 
