@@ -11,6 +11,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from os.path import commonprefix
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +26,9 @@ from qpeft_rerank.models.scorer import Scorer
 # Larger batches fall out of a CPU's caches and are slower. Its memory is not scarce, so that the keys and
 # values of shared passages, which stream through, hardly count.
 CPU_BATCH_TOKENS, CPU_CACHED = 2_560, 0.1
-# Passages are shared only if this many times fewer tokens remain: keys and values must be copied.
-SHARING_OVERHEAD = 1.3
+# Passages are shared only if this many times fewer tokens remain: keys and values must be copied. For the
+# prompt, with which all pairs begin, it is less: that is short.
+SHARING_OVERHEAD, COMMON_OVERHEAD = 1.3, 1.1
 GPU_MEMORY_SHARE = 0.5  # of what the model leaves; the rest covers fragmentation, and others on the GPU
 LOGITS_PER_POSITION = 0.1  # a query has about a tenth of a pair's tokens
 
@@ -83,12 +85,14 @@ class Plan:
 
     Pairs go longest first. Where nothing in front of the query depends on it and passages return (one passage
     is a candidate of many topics), a few passages are run once, and then the rest of all their pairs: sorted
-    by length again, so that neither part is padded much.
+    by length again, so that neither part is padded much. Otherwise what all pairs begin with is run once: the
+    prompt.
     """
 
     def __init__(self, scorer: Scorer, inputs: Sequence[PairInput], limits: BatchLimits):
         self.scorer, self.inputs, self.limits = scorer, inputs, limits
         self.share = self._sharing_pays()
+        self.common = None if self.share else self._common()
         self.order = sorted(
             range(len(inputs)), key=self._shared_key if self.share else lambda i: -inputs[i].length
         )
@@ -96,16 +100,15 @@ class Plan:
     def next(self, rest: Sequence[int]) -> Batches:
         """The batches that come first when ``rest`` is left, in the plan's order; one pair at least."""
         if not self.share:
-            widest = self.inputs[rest[0]].length
-            return Batches([list(rest[: self._most(widest)])], None)
+            count = self._most(self._cost_of_end(rest[0], self.common))
+            return Batches([list(rest[:count])], self.common)
         chunk = self._chunk(rest)
         device, pad = self.scorer.base.device, self.scorer.encoder.pad
         prefixes = Prefixes.of([self.inputs[i] for i in chunk], pad).to(device)
-        longest = prefixes.ids.shape[1]
         ends = sorted(chunk, key=lambda i: len(self.inputs[i].before) - self.inputs[i].length)
         batches = []
         while ends:
-            count = self._most(self._cost_of_end(ends[0], longest))
+            count = self._most(self._cost_of_end(ends[0], prefixes))
             batches.append(ends[:count])
             ends = ends[count:]
         return Batches(batches, prefixes)
@@ -120,12 +123,11 @@ class Plan:
 
     def cost(self, pairs: Sequence[int], prefixes: Prefixes | None) -> int:
         """Positions that a batch takes, padding counted: its own or its prefixes', whichever takes more."""
-        if prefixes is None:
-            return len(pairs) * self.inputs[pairs[0]].length
-        count, longest = prefixes.ids.shape
-        return int(
-            max(len(pairs) * self._cost_of_end(pairs[0], longest), count * self._cost_of_prefix(longest))
-        )
+        cost = len(pairs) * self._cost_of_end(pairs[0], prefixes)
+        if prefixes is not None:
+            count, longest = prefixes.ids.shape
+            cost = max(cost, count * self._cost_of_prefix(longest))
+        return int(cost)
 
     def collate(self, indices: Sequence[int], prefixes: Prefixes | None) -> Batch:
         """The batch of these pairs, on the model's device."""
@@ -136,10 +138,13 @@ class Plan:
         """How many pairs of at most this cost make a batch."""
         return max(1, min(int(self.limits.tokens / cost), self.limits.pairs or len(self.inputs)))
 
-    def _cost_of_end(self, index: int, longest: int) -> float:
+    def _cost_of_end(self, index: int, prefixes: Prefixes | None) -> float:
         """Positions of a pair behind its prefix, and what its copy of the prefix's keys and values takes."""
-        own = self.inputs[index].length - len(self.inputs[index].before)
-        return own + self.limits.cached * (longest + own)
+        pair = self.inputs[index]
+        if prefixes is None:
+            return pair.length
+        own = pair.length - prefixes.of_pair(pair)[1]
+        return own + self.limits.cached * (prefixes.ids.shape[1] + own)
 
     def _cost_of_prefix(self, length: int) -> float:
         """Positions of a prefix, or twice what its keys and values take: they stay while pairs are run."""
@@ -166,12 +171,26 @@ class Plan:
         different = {tuple(pair.before) for pair in self.inputs}
         apart = sum(pair.length for pair in self.inputs)
         together = apart - sum(len(pair.before) for pair in self.inputs) + sum(map(len, different))
-        window = getattr(self.scorer.base.model.config.get_text_config(), "sliding_window", None)
         # A window is counted with the pads between the longest passage of a batch and what comes after it.
-        longest = max(len(pair.before) for pair in self.inputs)
-        longest += max(pair.length - len(pair.before) for pair in self.inputs)
-        fits = window is None or longest <= window
-        return together * SHARING_OVERHEAD < apart and fits and self.scorer.can_share
+        longest = max(map(len, different)) + max(pair.length - len(pair.before) for pair in self.inputs)
+        return together * SHARING_OVERHEAD < apart and self._in_window(longest) and self.scorer.can_share
+
+    def _common(self) -> Prefixes | None:
+        """What every pair begins with, if it pays to run it once; in training each pair has its own."""
+        befores = [pair.before for pair in self.inputs]
+        ids = commonprefix([min(befores), max(befores)])
+        apart = sum(pair.length for pair in self.inputs)
+        together = apart - len(ids) * (len(befores) - 1)
+        if together * COMMON_OVERHEAD >= apart or torch.is_grad_enabled():
+            return None
+        if not (self._in_window(max(pair.length for pair in self.inputs)) and self.scorer.can_go_on):
+            return None
+        return Prefixes.common(ids).to(self.scorer.base.device)
+
+    def _in_window(self, positions: int) -> bool:
+        """Whether all of so many positions are seen from the last one."""
+        window = getattr(self.scorer.base.model.config.get_text_config(), "sliding_window", None)
+        return window is None or positions <= window
 
 
 def score_inputs(
@@ -193,10 +212,10 @@ def score_inputs(
             which.
     """
     scores = np.empty(len(inputs), dtype=np.float32)
-    plan = Plan(scorer, inputs, limits)
     pending: list[tuple[list[int], torch.Tensor]] = []
-    rest = plan.order
     with torch.inference_mode():
+        plan = Plan(scorer, inputs, limits)
+        rest = plan.order
         while rest:
             batches, prefixes = plan.next(rest)
             count = sum(map(len, batches))
@@ -208,7 +227,7 @@ def score_inputs(
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
-                    if len(indices) == 1 and (prefixes is None or len(prefixes.place) == 1):
+                    if len(indices) == 1 and (prefixes is None or len(prefixes.ids) == 1):
                         raise PairError(
                             "out of memory on this pair alone", indices[0], inputs[indices[0]].length
                         ) from error

@@ -80,6 +80,36 @@ def test_passages_that_many_topics_share_are_run_once(scorer: QueryLikelihood) -
     assert np.allclose(scores, alone(scorer, CROWD), **SAME)
 
 
+@pytest.mark.parametrize("placement", ["suffix", "prefix"])
+def test_the_prompt_is_run_once_where_passages_are_not(placement: str) -> None:
+    scorer = tiny_scorer(tiny_base(), "qpeft-r", placement=placement)
+    inputs, encoder = scorer.encoder.encode(PAIRS), scorer.encoder
+    with torch.inference_mode():
+        prompt = Plan(scorer, inputs, BatchLimits(300)).common
+    front = encoder.bos + encoder.prompt + (encoder.passage_heading if placement == "suffix" else [])
+    assert prompt.ids.tolist() == [front]
+    seen: list[torch.Size] = []
+    hook = scorer.model.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append(kwargs["inputs_embeds"].shape), with_kwargs=True
+    )
+    scores = score_inputs(scorer, inputs, BatchLimits(300))
+    hook.remove()
+    assert seen[0][:2] == (1, len(front)), "the prompt, once"
+    assert sum(shape[0] for shape in seen[1:]) == len(PAIRS)
+    assert seen[1][1] == max(one.length for one in inputs) - len(front)
+    assert np.allclose(scores, alone(scorer, PAIRS), **SAME)
+
+
+def test_the_prompt_is_not_run_once_where_it_does_not_pay_or_may_be_trained(scorer: QueryLikelihood) -> None:
+    inputs = scorer.encoder.encode(PAIRS)
+    assert Plan(scorer, inputs, BatchLimits(300)).common is None, "with gradients"
+    long = [(query, Passage(str(i), "", f"{i} {' '.join(TEXTS)}" * 9)) for i, (query, _) in enumerate(PAIRS)]
+    with torch.inference_mode():
+        assert Plan(scorer, inputs, BatchLimits(300)).common is not None
+        assert Plan(scorer, inputs[:1], BatchLimits(300)).common is None
+        assert Plan(scorer, scorer.encoder.encode(long), BatchLimits(300)).common is None
+
+
 def test_passages_are_not_shared_where_it_does_not_pay_or_cannot_be(scorer: QueryLikelihood) -> None:
     prefix = tiny_scorer(tiny_base(), "qpeft-a", placement="prefix")
     assert not Plan(prefix, prefix.encoder.encode(CROWD), BatchLimits(2000)).share
@@ -193,7 +223,10 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_pair(
 
     def sometimes(batch: Batch) -> torch.Tensor:
         scores = forward(batch)
-        return torch.where(batch.length == len(inputs[victim].before + inputs[victim].after), value, scores)
+        length = (
+            batch.length if batch.prefixes is None else batch.length + batch.prefixes.length[batch.prefix_of]
+        )
+        return torch.where(length == len(inputs[victim].before + inputs[victim].after), value, scores)
 
     monkeypatch.setattr(scorer, "forward", sometimes)
     with pytest.raises(PairError, match="no finite score") as error:

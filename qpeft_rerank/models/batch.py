@@ -15,11 +15,12 @@ from qpeft_rerank.models.inputs import PairInput
 
 @dataclass
 class Prefixes:
-    """Beginnings (``before``) that pairs share, of one or more batches. S beginnings, L positions.
+    """Beginnings that pairs share, of one or more batches: each ``before``, or the ids with which all begin.
+    S beginnings, L positions.
 
     Attributes:
         ids: [S, L], padded on the right; length: [S].
-        place: the row of each beginning.
+        place: the row of each ``before``; empty if there is one beginning for all.
         states: what the model keeps of them; whoever runs them first leaves it here for the other batches.
     """
 
@@ -30,7 +31,7 @@ class Prefixes:
 
     @classmethod
     def of(cls, inputs: Sequence[PairInput], pad: int = 0) -> Prefixes:
-        """The different beginnings of these pairs."""
+        """The different ``before``s of these pairs."""
         place: dict[tuple[int, ...], int] = {}
         for pair in inputs:
             place.setdefault(tuple(pair.before), len(place))
@@ -39,6 +40,17 @@ class Prefixes:
             torch.tensor([len(before) for before in place]),
             place,
         )
+
+    @classmethod
+    def common(cls, ids: Sequence[int]) -> Prefixes:
+        """One beginning, with which the ``before`` of every pair begins."""
+        return cls(torch.tensor([ids]), torch.tensor([len(ids)]), {})
+
+    def of_pair(self, pair: PairInput) -> tuple[int, int]:
+        """The row of a pair's beginning, and how many ids of its ``before`` that has."""
+        if not self.place:
+            return 0, self.ids.shape[1]
+        return self.place[tuple(pair.before)], len(pair.before)
 
     def to(self, device: torch.device) -> Prefixes:
         """The same on another device."""
@@ -54,12 +66,11 @@ class Batch:
     """Pairs as tensors, padded on the right. B pairs, T positions without hints, N scored tokens in all.
 
     Attributes:
-        ids: [B, T], ``before`` and ``after`` of each pair joined (only ``after`` where prefixes are shared);
-            length: [B].
+        ids: [B, T], ``before`` and ``after`` of each pair joined, without a shared prefix; length: [B].
         hint_start: [B], where the hints go.
         query_ids, query_mask: [B, Q] and passage_ids, candidate: [B, P], what the hints are made from.
         scored_row, scored_column: [N], pair and position (without hints) of each scored token.
-        prefixes: the different ``before``s, if they are shared; prefix_of: [B], a pair's.
+        prefixes: the beginnings, if they are shared; prefix_of: [B], a pair's.
         positions: most positions that a pair takes, hints included and a shared prefix not.
     """
 
@@ -92,9 +103,9 @@ class Batch:
 
 
 def collate(inputs: Sequence[PairInput], pad: int = 0, prefixes: Prefixes | None = None) -> Batch:
-    """Pad pairs to a `Batch`; with ``prefixes``, which hold each ``before``, only what comes after them."""
-    share = prefixes is not None
-    rows = [p.after if share else p.before + p.after for p in inputs]
+    """Pad pairs to a `Batch`; with ``prefixes`` only what comes after them."""
+    begun = [(0, 0) if prefixes is None else prefixes.of_pair(p) for p in inputs]
+    rows = [p.before[covered:] + p.after for p, (_, covered) in zip(inputs, begun, strict=True)]
     queries = _pad([p.query for p in inputs], pad)
     scored = [
         (row, column)
@@ -105,7 +116,7 @@ def collate(inputs: Sequence[PairInput], pad: int = 0, prefixes: Prefixes | None
     return Batch(
         ids=_pad(rows, pad),
         length=torch.tensor([len(row) for row in rows]),
-        hint_start=torch.tensor([0 if share else len(p.before) for p in inputs]),
+        hint_start=torch.tensor([len(p.before) - c for p, (_, c) in zip(inputs, begun, strict=True)]),
         query_ids=queries,
         query_mask=torch.arange(queries.shape[1]) < torch.tensor([len(p.query) for p in inputs])[:, None],
         passage_ids=_pad([p.passage for p in inputs], pad),
@@ -113,8 +124,8 @@ def collate(inputs: Sequence[PairInput], pad: int = 0, prefixes: Prefixes | None
         scored_row=scored_row,
         scored_column=scored_column,
         prefixes=prefixes,
-        prefix_of=torch.tensor([prefixes.place[tuple(p.before)] for p in inputs]) if share else None,
-        positions=max(p.length - (len(p.before) if share else 0) for p in inputs),
+        prefix_of=None if prefixes is None else torch.tensor([row for row, _ in begun]),
+        positions=max(p.length - covered for p, (_, covered) in zip(inputs, begun, strict=True)),
     )
 
 

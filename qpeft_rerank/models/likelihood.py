@@ -81,12 +81,16 @@ class QueryLikelihood(Scorer):
 
     @cached_property
     def can_share(self) -> bool:
-        """Whether passages can be run once for many queries.
+        """Whether passages can be run once for many queries: nothing before them may depend on the query."""
+        return (self.hints is None or self.config.placement == "suffix") and self.can_go_on
 
-        Nothing before them may depend on the query, and the model's cache must do what it should: that is
-        tried on two passages and queries, since models differ in what they keep.
+    @cached_property
+    def can_go_on(self) -> bool:
+        """Whether the model goes on from what it keeps of a beginning as if it had read that anew.
+
+        That is tried on two passages and queries, since models differ in what they keep.
         """
-        if self.published or (self.hints is not None and self.config.placement == "prefix"):
+        if self.published:
             return False
         passages = [
             Passage("1", "", "one short text"),
@@ -106,14 +110,14 @@ class QueryLikelihood(Scorer):
                 shared = torch.cat([self(part.to(self.base.device)) for part in parts])
         except (PairError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             # A model without such a cache, or too short for the trial.
-            logger.info("passages are not run once for many queries: %s", one_line(error))
+            logger.info("nothing is run once for many pairs: %s", one_line(error))
             return False
         finally:
             self.train(training)
         tolerance = 1e-4 if self.base.dtype == torch.float32 else 5e-2
         same = bool(torch.allclose(plain, shared, atol=tolerance, rtol=tolerance))
         if not same:
-            logger.info("passages are not run once for many queries: the model's cache gives other scores")
+            logger.info("nothing is run once for many pairs: the model's cache gives other scores")
         return same
 
     def _run(self, rows: Tensor, **inputs: Any) -> Any:

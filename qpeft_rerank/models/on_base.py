@@ -17,7 +17,8 @@ class OnBaseModel(nn.Module):
         base: the language model.
     """
 
-    can_share: bool = False  # whether passages can be run once for many queries
+    can_go_on: bool = False  # whether a beginning, such as the prompt, can be run once for many pairs
+    can_share: bool = False  # whether passages can be, too
     lora: Lora | None = None
 
     def __init__(self, base: BaseModel):

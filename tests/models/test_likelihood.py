@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from os.path import commonprefix
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ TOKENIZERS = {
 def scores_in_every_batch(
     scorer: QueryLikelihood, pairs: list[tuple[str, Passage]]
 ) -> dict[str, torch.Tensor]:
-    """Each pair's score: alone, with much longer ones, in other orders, with passages run once."""
+    """Each pair's score: alone, with longer ones, in other orders, with the prompt or passages run once."""
     inputs = scorer.encoder.encode(pairs)
     with torch.inference_mode():
         found = {
@@ -59,6 +60,10 @@ def scores_in_every_batch(
             "sorted, small batches": torch.from_numpy(score_inputs(scorer, inputs, BatchLimits(200))),
             "pairs of two": torch.from_numpy(score_inputs(scorer, inputs, BatchLimits(10_000, pairs=2))),
         }
+        if scorer.can_go_on and (prompt := commonprefix([one.before for one in inputs])):
+            prefixes = Prefixes.common(prompt)
+            parts = [collate(part, prefixes=prefixes) for part in (inputs[:2], inputs[2:])]
+            found["prompt run once"] = torch.cat([scorer(part) for part in parts])
         if scorer.can_share:
             prefixes = Prefixes.of(inputs)
             parts = [collate(part, prefixes=prefixes) for part in (inputs[:2], inputs[2:])]
@@ -78,6 +83,7 @@ def test_a_score_does_not_depend_on_the_batch(architecture: str) -> None:
         if architecture != "mistral-window":  # its window is shorter than the trial
             shares = method in ("hard-prompt", "soft-prompt") or placement == "suffix"
             assert ("passages run once" in found) == shares
+            assert "prompt run once" in found
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
@@ -279,5 +285,5 @@ def test_whether_passages_can_be_run_once_is_found_without_a_trace(caplog: pytes
     )  # the trial does not even fit
     scorer.train()
     assert scorer.can_share is False and scorer.training
-    assert "passages are not run once for many queries: pair 0 (78 tokens)" in caplog.text
+    assert "nothing is run once for many pairs: pair 0 (78 tokens)" in caplog.text
     assert isinstance(scorer.encoder, PairEncoder)
