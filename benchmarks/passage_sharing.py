@@ -50,7 +50,7 @@ def main() -> None:
     rows = []
     for method in options.methods:
         shared, alone = (random_reranker(base, method) for _ in range(2))
-        alone.scorer.can_share = False
+        alone.scorer.can_share = alone.scorer.can_go_on = False
         some = pairs[:: options.alone_every]
         seconds = time_in_turn(
             {
