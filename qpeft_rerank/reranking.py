@@ -31,6 +31,7 @@ from qpeft_rerank.prefetch import map_ahead
 from qpeft_rerank.rankings import Ranking, ScoredDoc, as_ranking
 from qpeft_rerank.reranker import WINDOW_PAIRS, PairScorer, Progress, Scoring, begin
 from qpeft_rerank.run_scores import strictly_decreasing
+from qpeft_rerank.settings import MISSING
 from qpeft_rerank.topics import as_topics
 from qpeft_rerank.trec import Run, as_rankings
 
@@ -95,7 +96,7 @@ def rerank(
         raise InputError(f"depth: {depth} is not at least 1")
     if window is not None and window < 1:
         raise InputError(f"window: {window} is not at least 1")
-    if missing not in ("error", "skip"):
+    if missing not in MISSING:
         raise InputError(f"missing: {missing!r} is neither 'error' nor 'skip'")
     weight = getattr(scorer, "weight", 1.0) if weight is None else weight
     if not 0 <= weight <= 1:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from qpeft_rerank.errors import InputError
 
+MISSING = ("error", "skip")  # what a stage does about a topic or passage without text
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 

@@ -29,10 +29,15 @@ def report_empty(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
 
 
 class Missing:
-    """Says the first few missing topics and passages, and counts all."""
+    """Says the first few missing topics and passages, and counts all.
 
-    def __init__(self) -> None:
+    Args:
+        summary: what is said of all of them, with a place for the number of topics and for that of passages.
+    """
+
+    def __init__(self, summary: str) -> None:
         self.topics = self.passages = 0
+        self.summary = summary
 
     def add(self, error: QpeftError) -> None:
         """One more."""
@@ -46,8 +51,4 @@ class Missing:
     def report(self) -> None:
         """How many were missing, if any."""
         if self.topics or self.passages:
-            _log.info(
-                "skipped %d topics, which stay as they were, and %d candidates, which go below the others",
-                self.topics,
-                self.passages,
-            )
+            _log.info(self.summary, self.topics, self.passages)

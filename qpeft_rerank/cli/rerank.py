@@ -40,6 +40,7 @@ from qpeft_rerank.cli.shared_options import (
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import STDOUT
 from qpeft_rerank.models.config import UNTRAINED_WEIGHT
+from qpeft_rerank.settings import MISSING
 
 if TYPE_CHECKING:
     from qpeft_rerank.passages import Passages
@@ -70,7 +71,7 @@ class RerankOptions(
     missing: str = option(
         "error",
         "what to do if a topic or passage has no text: stop, or go on and report",
-        choices=("error", "skip"),
+        choices=MISSING,
     )
     resume: bool = option(False, "go on with an --output that was not finished")
     window: int | None = option(
@@ -129,7 +130,9 @@ def run(options: RerankOptions) -> None:
     if first is None:
         raise InputError("the run is empty: there is nothing to rerank")
     passages = options.open_passages()
-    missing = Missing()
+    missing = Missing(
+        "skipped %d topics, which stay as they were, and %d candidates, which go below the others"
+    )
     with options.load_reranker() as reranker, progress_bar("rerank", " pairs") as bar:
         if options.weight is not None:
             reranker.weight = options.weight

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from qpeft_rerank.cli.missing import Missing
 from qpeft_rerank.cli.options import Verb, configuration, option
 from qpeft_rerank.cli.shared_options import (
     CollectionOptions,
@@ -134,6 +135,7 @@ def run(options: TrainOptions) -> None:
         _log.info("no --dev-run: all %d epochs are trained and the last one is kept", options.training.epochs)
     passages = options.open_passages()
     base = load_base(options.model, output_layer=options.settings.is_likelihood, **options.base_options())
+    missing = Missing("skipped %d topics and %d passages")
     with progress_bar("train", " steps") as bar:
         record = train(
             base,
@@ -145,9 +147,10 @@ def run(options: TrainOptions) -> None:
             dev,
             options.resume,
             options.depth,
-            log_progress(bar),
+            replace(log_progress(bar), on_missing=missing.add),
             options.sources(source, passages),
         )
+    missing.report()
     _log.info(
         "%s: %s with %s trained parameters, epoch %s",
         options.output,

@@ -18,7 +18,15 @@ from qpeft_rerank.reranking import rerank
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.data import TrainingData
 from qpeft_rerank.training.folder import DEV_RUN_FILE
-from qpeft_rerank.training.groups import TrainingTopic, check_passages, epoch_groups, training_topics
+from qpeft_rerank.training.groups import (
+    OnMissing,
+    TrainingTopic,
+    check_passages,
+    epoch_groups,
+    stop,
+    training_topics,
+    with_passages,
+)
 from qpeft_rerank.training.objective import Objective, PairObjective, RerankingObjective
 from qpeft_rerank.training.step import memory_told
 from qpeft_rerank.trec import write_run
@@ -48,15 +56,23 @@ class Development:
         passages: texts of the candidates and of the relevant passages.
         training: the training's settings.
         depth: how many candidates of a topic are reranked.
+        on_missing: hears of topics and passages that have no text; what it does not raise is left out.
 
     Raises:
-        InputError: no topic can be used. MissingTopicError, MissingPassageError: a text is not there.
+        InputError: no topic can be used.
     """
 
-    def __init__(self, dev: TrainingData, passages: Passages, training: TrainingConfig, depth: int):
+    def __init__(
+        self,
+        dev: TrainingData,
+        passages: Passages,
+        training: TrainingConfig,
+        depth: int,
+        on_missing: OnMissing = stop,
+    ):
         self.training, self.passages, self.depth, self.queries = training, passages, depth, dev.topics
         rankings = list(dev.run)
-        self.topics: list[TrainingTopic] = training_topics(
+        sample = training_topics(
             rankings,
             dev.topics,
             dev.qrels,
@@ -64,14 +80,18 @@ class Development:
             training.seed,
             training.negative_depth,
             training.relevance_level,
+            on_missing,
         )
+        # Where nothing is skipped, only what is used need be there: not every negative down to the depth.
+        skip = training.missing == "skip"
+        self.topics: list[TrainingTopic] = with_passages(sample, passages, on_missing) if skip else sample
         kept = {topic.qid for topic in self.topics}
         self.rankings = [ranking for ranking in rankings if ranking.qid in kept]
         self.qrels = {qid: dict(grades) for qid, grades in dev.qrels.items() if qid in kept}
         self.groups = epoch_groups(self.topics, training.negatives, training.seed, None)
         wanted = [(group.topic.qid, [group.positive, *group.negatives]) for group in self.groups]
         wanted += [(qid, [doc.docid for doc in docs[:depth]]) for qid, docs in self.rankings]
-        check_passages(wanted, passages)
+        check_passages(wanted, passages, on_missing)
         self.measures = ["nDCG@10", "RR@10"]
         if training.select != "loss" and training.select not in self.measures:
             self.measures.insert(0, training.select)
@@ -116,7 +136,13 @@ class Development:
     def _rerank(self, objective: RerankingObjective) -> Iterator[Ranking]:
         objective.scorer.eval()
         return rerank(
-            self.rankings, self.queries, self.passages, objective.pair_scorer(), self.depth, weight=1.0
+            self.rankings,
+            self.queries,
+            self.passages,
+            objective.pair_scorer(),
+            self.depth,
+            self.training.missing,
+            weight=1.0,
         )
 
     def _measure(self, rankings: Iterable[Ranking]) -> dict[str, float]:

@@ -7,7 +7,7 @@ sees.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,6 +16,12 @@ from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.rankings import Ranking
 
 LOOK_UP = 10_000  # passages that are looked up at a time
+OnMissing = Callable[[InputError], None]
+
+
+def stop(error: InputError) -> None:
+    """What to do about a text that is not there, if nothing else was asked for."""
+    raise error
 
 
 class TrainingTopic(NamedTuple):
@@ -46,6 +52,7 @@ def training_topics(
     seed: int,
     depth: int,
     level: int = 1,
+    on_missing: OnMissing = stop,
 ) -> list[TrainingTopic]:
     """Topics of the run with at least one relevant passage (grade ``level`` or more) and one candidate whose
     grade is not above 0.
@@ -56,9 +63,10 @@ def training_topics(
         qrels: grades by topic and passage.
         limit: sample this many (0: all); the sample depends on the topic ids and the seed only.
         level: grades from here on are positives, those below 1 negatives.
+        on_missing: hears of a topic that has no text, or a blank one, and is left out.
 
     Raises:
-        InputError: no topic can be used. MissingTopicError: one that could has no text, or a blank one.
+        InputError: no topic can be used.
     """
     usable, seen = [], []
     for qid, docs in run:
@@ -68,7 +76,8 @@ def training_topics(
         negatives = [doc.docid for doc in docs[:depth] if grades.get(doc.docid, 0) < 1]
         if positives and negatives:
             if not topics.get(qid, "").strip():
-                raise MissingTopicError(qid, blank=qid in topics)
+                on_missing(MissingTopicError(qid, blank=qid in topics))
+                continue
             neither = tuple(sorted(docid for docid, grade in grades.items() if 1 <= grade < level))
             usable.append(TrainingTopic(qid, topics[qid], positives, negatives, neither))
     if not usable:
@@ -86,26 +95,52 @@ def training_topics(
     return sorted(usable, key=lambda topic: topic.qid)  # whatever the order of the run
 
 
-def check_passages(wanted: Iterable[tuple[str, Iterable[str]]], passages: Passages) -> None:
-    """Look up what topics will need before hours of training.
+def check_passages(
+    wanted: Iterable[tuple[str, Iterable[str]]], passages: Passages, on_missing: OnMissing = stop
+) -> set[str]:
+    """Look up what topics will need before hours of training; returns what is not there.
 
     Args:
         wanted: topic and docids.
         passages: where they should be.
-
-    Raises:
-        MissingPassageError: a passage is not there.
+        on_missing: hears of each passage that is not there, once.
     """
     topic_of: dict[str, str] = {}
     for qid, docids in wanted:
         for docid in docids:
             topic_of.setdefault(docid, qid)
+    missing: set[str] = set()
     left = iter(topic_of)
     while part := list(islice(left, LOOK_UP)):
         found = passages.get(part)
         for docid in part:
             if docid not in found:
-                raise MissingPassageError(docid, passages.name, topic_of[docid])
+                on_missing(MissingPassageError(docid, passages.name, topic_of[docid]))
+                missing.add(docid)
+    return missing
+
+
+def with_passages(
+    topics: Sequence[TrainingTopic], passages: Passages, on_missing: OnMissing = stop
+) -> list[TrainingTopic]:
+    """The topics without those of their passages that are not there; one with no positive or no negative left
+    goes. Raises InputError if none is left.
+    """
+    wanted = ((topic.qid, [*topic.positives, *topic.negatives]) for topic in topics)
+    missing = check_passages(wanted, passages, on_missing)
+    if not missing:
+        return list(topics)
+    left = [
+        topic._replace(
+            positives=[docid for docid in topic.positives if docid not in missing],
+            negatives=[docid for docid in topic.negatives if docid not in missing],
+        )
+        for topic in topics
+    ]
+    left = [topic for topic in left if topic.positives and topic.negatives]
+    if not left:
+        raise InputError(f"no topic has both a relevant passage in {passages.name} and one that is not")
+    return left
 
 
 def epoch_groups(

@@ -31,7 +31,7 @@ from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.data import TrainingData
 from qpeft_rerank.training.development import Choice, Development
 from qpeft_rerank.training.folder import CHECKPOINT, CURVES_FILE, RECORD_FILE, card_facts, check_folder
-from qpeft_rerank.training.groups import Group, check_passages, epoch_groups, training_topics
+from qpeft_rerank.training.groups import Group, epoch_groups, stop, training_topics, with_passages
 from qpeft_rerank.training.objective import Objective, make_objective
 from qpeft_rerank.training.state import State, begin_or_resume, from_main, save_state
 from qpeft_rerank.training.step import check_finite, memory_told
@@ -42,11 +42,12 @@ LONGEST_WAIT = timedelta(hours=12)
 
 @dataclass
 class Listener:
-    """What `train` tells of its progress; every field may be left out."""
+    """What `train` tells of its progress, and of texts that are skipped; every field may be left out."""
 
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None
     on_epoch: Callable[[Mapping[str, Any]], None] = lambda facts: None
     on_resume: Callable[[int], None] = lambda step: None
+    on_missing: Callable[[InputError], None] = lambda error: None
 
 
 def train(
@@ -78,7 +79,7 @@ def train(
         dev: run, topics and qrels that choose the best epoch; without it, the last epoch is kept.
         resume: go on from the folder's checkpoint.
         depth: how many candidates of a development topic are reranked.
-        listener: hears of steps and epochs.
+        listener: hears of steps, epochs, and what is skipped because ``training.missing`` says so.
         sources: where the data come from, JSON-ready (``run``, ``collection`` ...): for the record and the
             model card, and a condition of resuming.
 
@@ -94,7 +95,8 @@ def train(
     check_folder(output, resume)
     torch.manual_seed(training.seed)  # initial weights, the same in every process
     objective = make_objective(base, settings, passages, training)
-    topics = training_topics(
+    on_missing = (listener or Listener()).on_missing if training.missing == "skip" else stop
+    sample = training_topics(
         data.run,
         data.topics,
         data.qrels,
@@ -102,9 +104,10 @@ def train(
         training.seed,
         training.negative_depth,
         training.relevance_level,
+        on_missing,
     )
-    check_passages(((t.qid, [*t.positives, *t.negatives]) for t in topics), passages)
-    measured = None if dev is None else Development(dev, passages, training, depth)
+    topics = with_passages(sample, passages, on_missing)
+    measured = None if dev is None else Development(dev, passages, training, depth, on_missing)
     chosen = {
         "topics": [t.qid for t in topics],
         "depth": depth,

@@ -47,6 +47,17 @@ def test_a_finished_training_is_left_as_it_is_by_resume(collection, tiny_model, 
     assert {path.name: path.read_bytes() for path in (collection / "adapter").iterdir()} == before
 
 
+def test_train_says_what_it_skipped(collection, tiny_model, capsys):
+    corpus = collection / "corpus.jsonl"
+    lines = corpus.read_text().splitlines(keepends=True)
+    corpus.write_text("".join(lines[1:]))
+    assert train("--output", "adapter", model=tiny_model) == 2
+    assert "is not in" in capsys.readouterr().err
+    assert train("--output", "adapter", "--missing", "skip", model=tiny_model) == 0
+    err = capsys.readouterr().err
+    assert "skipped: passage" in err and "skipped 0 topics and 1 passages" in err
+
+
 WRONG_TRAIN = [
     (["--method", "hard-prompt"], "has nothing to train"),
     (["--method", "qpeft"], "is not one of"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_training import DATA, DEV, PASSAGES, QRELS, RUN, TOPICS, Killed, changed, run
-from tiny_models import tiny_base
+from tiny_models import Corpus, tiny_base
 
 from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError
 from qpeft_rerank.evaluation import evaluate
@@ -258,6 +258,52 @@ def test_a_passage_that_will_be_needed_is_missed_before_the_first_step(
         with pytest.raises(MissingPassageError, match="passage 'gone' .candidate of topic '[02]'. is not in"):
             run(base, tmp_path / "adapter", changed(epochs=1), listener=listener, **what)
     run(base, tmp_path / "adapter", changed(epochs=1), dev=without(DEV), depth=11)
+
+
+def test_what_has_no_text_may_be_skipped_as_if_it_were_not_in_the_data(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    passages = Corpus(
+        {docid: passage for docid, passage in PASSAGES.items() if docid not in ("d3", "d12", "d13")}
+    )
+    gone = PASSAGES.keys() - passages.keys()
+    topics = {**TOPICS, "3": " "}
+    told: list[InputError] = []
+    found = run(
+        base,
+        tmp_path / "skipped",
+        changed(epochs=2, missing="skip"),
+        data=replace(DATA, topics=topics),
+        dev=replace(DEV, topics=topics),
+        passages=passages,
+        listener=Listener(on_missing=told.append),
+    )
+    named = {(type(error).__name__, getattr(error, "docid", None) or error.qid) for error in told}
+    assert named == {*(("MissingPassageError", docid) for docid in gone), ("MissingTopicError", "3")}
+
+    def without(data: TrainingData) -> TrainingData:
+        rankings = [
+            Ranking(qid, [doc for doc in docs if doc.docid not in gone])
+            for qid, docs in data.run
+            if qid != "3"
+        ]
+        qrels = {q: {d: grade for d, grade in grades.items() if d not in gone} for q, grades in QRELS.items()}
+        return TrainingData(rankings, TOPICS, qrels)
+
+    clean = run(
+        base, tmp_path / "clean", changed(epochs=2), data=without(DATA), dev=without(DEV), passages=passages
+    )
+    weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("skipped", "clean")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    assert [e["dev_loss"] for e in found["epochs"]] == [e["dev_loss"] for e in clean["epochs"]]
+
+
+def test_skipping_all_that_could_be_learned_from_is_an_error(base: BaseModel, tmp_path: Path) -> None:
+    nothing = Corpus({"d35": PASSAGES["d35"]})
+    with pytest.raises(
+        InputError, match="no topic has both a relevant passage in the test's corpus and one that"
+    ):
+        run(base, tmp_path / "adapter", changed(missing="skip"), passages=nothing)
 
 
 def forbidden() -> Any:
