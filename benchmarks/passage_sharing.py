@@ -1,8 +1,8 @@
 """Benchmark 3: pairs per second with and without running a passage once for all topics that have it.
 
 Both ways score the same windows of topics of one run, as `qpeft rerank` forms them; without grouping, each
-pair is run by itself, in the same length-sorted batches. Without a run, the packaged collection's passages
-are all candidates of all its test topics.
+pair is run by itself, prompt and all, in the same length-sorted batches. Without a run, the packaged
+collection's passages are all candidates of all its test topics.
 
     python benchmarks/passage_sharing.py --run run.bm25.txt --collection squad.toml --split test
     python benchmarks/passage_sharing.py --topics 8 --depth 20 --repeats 3

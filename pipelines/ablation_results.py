@@ -21,11 +21,12 @@ from qpeft_rerank.evaluation import Evaluation, evaluate
 from qpeft_rerank.files import atomic_write
 from qpeft_rerank.fusion import FusionConfig, fuse
 from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.rankings import Ranking
 from qpeft_rerank.seeds import average
 from qpeft_rerank.significance import compare
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.folder import DEV_RUN_FILE
-from qpeft_rerank.trec import Ranking, read_run
+from qpeft_rerank.trec import read_run
 
 if TYPE_CHECKING:
     from ablations import Variant

@@ -7,8 +7,9 @@
 set -euo pipefail
 data=$1 output=$2 here=$(dirname "$0")
 collections=(squad)
+methods="soft-prompt lora qpeft-r qpeft-a qpeft-a-soft qpeft-a-lora"
 mkdir -p "$output"
-METHODS="soft-prompt lora qpeft-r qpeft-a qpeft-a-soft qpeft-a-lora" TRAIN="--dtype bfloat16 --epochs 4 --patience 2" RERANK="--dtype bfloat16" \
+METHODS=$methods TRAIN="--dtype bfloat16 --epochs 4 --patience 2" RERANK="--dtype bfloat16" \
   "$here/study.sh" squad "$data/squad" "$output/squad"
 if [ -d "$data/nq-qed" ]; then
   collections+=(nq-qed)
@@ -17,7 +18,7 @@ if [ -d "$data/nq-qed" ]; then
     python "$here/split_unread.py" "$output/split" "$output/unread"
     cp -r "$data/nq-qed/corpus" "$output/unread"
   fi
-  EVERY=2 METHODS="qpeft-r qpeft-a" TRAIN="--dtype bfloat16 --epochs 2 --schedule linear" RERANK="--dtype bfloat16" \
+  EVERY=2 METHODS=$methods TRAIN="--dtype bfloat16 --epochs 2 --schedule linear" RERANK="--dtype bfloat16" \
     "$here/study.sh" nq-qed "$output/unread" "$output/nq-qed"
 fi
 python "$here/check_figures.py" "$output" --only "${collections[@]}"

@@ -84,7 +84,7 @@ def document_run(
     """Turn a run of windows into one of documents, topic by topic.
 
     Args:
-        rankings: a run, as a file or topic by topic, with ids like ``DOCID#4``; they are cut at the last
+        rankings: a run (`trec.Run`), with ids like ``DOCID#4``; they are cut at the last
             separator. An id without one is a document of one window.
         kind, best: see `document_score`; a document has the windows that the run has. ``first`` is the one
             with the lowest number of these.

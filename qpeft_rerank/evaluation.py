@@ -79,7 +79,7 @@ def evaluate(
 
     Args:
         run: a TREC run (path, "-" for stdin, or an open text file), rankings, or topic -> docid -> score, as
-            pytrec_eval takes it.
+            pytrec_eval takes it, or topic -> its ranking.
         qrels: TREC qrels (path, Pyserini name, or an open text file), or topic -> docid -> grade.
         measures: names in either spelling, see ``qpeft_rerank.measures``.
         relevance_level: the lowest grade that counts as relevant. It does not hold for measures that use the
@@ -90,7 +90,7 @@ def evaluate(
         InputError: an unknown measure, an empty run or qrels, no topic in common, a topic or document twice.
         FormatError: a malformed line.
 
-    >>> from qpeft_rerank.trec import Ranking, ScoredDoc
+    >>> from qpeft_rerank.rankings import Ranking, ScoredDoc
     >>> run = [Ranking("1", [ScoredDoc("a", 2.0), ScoredDoc("b", 1.0)])]
     >>> evaluate(run, {"1": {"b": 1}, "2": {"c": 1}}, ["RR@10"]).means
     {'RR@10': 0.25}
@@ -262,7 +262,12 @@ def _topics(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
         yield from read_scores(run)
         return
     if isinstance(run, Mapping):
-        run = ((qid, list(docs.items())) if isinstance(docs, Mapping) else docs for qid, docs in run.items())
+        from qpeft_rerank.rankings import of_dictionary
+
+        run = (
+            (qid, list(docs.items())) if isinstance(docs, Mapping) else of_dictionary(qid, docs)
+            for qid, docs in run.items()
+        )
     for qid, docs in run:
         try:
             scores = {docid: float(score) for docid, score in docs}

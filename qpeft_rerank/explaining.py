@@ -42,7 +42,7 @@ def explain_run(
     """Explain the first ``depth`` passages of each ranking.
 
     Args:
-        rankings: a run, as a file or topic by topic; best one that the same reranker made.
+        rankings: a run (`trec.Run`); best one that the same reranker made.
         topics: query text by topic id, or a file or name of topics.
         passages: where the texts come from (`open_passages`).
         reranker: its method must be a query likelihood.

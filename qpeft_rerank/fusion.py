@@ -97,7 +97,7 @@ def fuse(
     """Fuse runs, topic by topic.
 
     Args:
-        runs: two or more runs, files or as `read_run` gives them: each topic once, best documents first.
+        runs: two or more (`trec.Run`): each topic once, best documents first.
         config: method, normalization, depth and weights; by default rrf with k 60.
         hits: documents of a topic that are kept; None: all that any run has.
 

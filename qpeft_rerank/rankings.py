@@ -51,10 +51,16 @@ def as_ranking(given: Any) -> Ranking:
 def of_dictionary(qid: str, docs: Mapping[str, float] | Ranking) -> Ranking:
     """The ranking of a topic in a dictionary of topics: of docid -> score, sorted as trec_eval sorts.
 
-    Raises InputError as `as_ranking`.
+    Raises InputError as `as_ranking`, and for an id that is no text or a ranking of another topic.
     """
     if not isinstance(docs, Mapping):
-        return as_ranking(docs)
+        ranking = as_ranking(docs)
+        if ranking.qid != qid:
+            raise InputError(f"run: topic {qid!r} has the ranking of topic {ranking.qid!r}")
+        return ranking
+    for name in (qid, *docs):
+        if not isinstance(name, str):
+            raise InputError(f"run: topic {qid!r} has an id that is not text: {name!r}")
     ranking = as_ranking((qid, docs.items()))
     docids, scores = in_order([doc.docid for doc in ranking.docs], [doc.score for doc in ranking.docs])
     return Ranking(qid, list(map(ScoredDoc, docids, scores)))

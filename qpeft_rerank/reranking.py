@@ -69,8 +69,7 @@ def rerank(
     """Re-order each ranking's first ``depth`` candidates by the scorer.
 
     Args:
-        rankings: a run, as a file or topic by topic; of those gone by, ids alone are kept. Read in a thread
-            of its own.
+        rankings: a run (`trec.Run`); of topics gone by, ids alone are kept. Read in a thread of its own.
         topics: query text by topic id, or a file or name of topics.
         passages: where candidates' texts come from (`open_passages`); asked in that thread, too.
         scorer: a `Reranker`, or anything with ``score(pairs)``.

@@ -2,7 +2,7 @@
 
 A score does not depend on how pairs are batched, so only speed and memory are at stake here: pairs of like
 length waste no padding, the longest come first so that memory runs out at once or never, and a passage that
-many topics share is run once.
+many topics share, or else the prompt, is run once.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from qpeft_rerank.models.scorer import Scorer
 # Larger batches fall out of a CPU's caches and are slower. Its memory is not scarce, so that the keys and
 # values of shared passages, which stream through, hardly count.
 CPU_BATCH_TOKENS, CPU_CACHED = 2_560, 0.1
-# Passages are shared only if this many times fewer tokens remain: keys and values must be copied. For the
-# prompt, with which all pairs begin, it is less: that is short.
-SHARING_OVERHEAD, COMMON_OVERHEAD = 1.3, 1.1
+# Passages are shared only if this many times fewer tokens remain: keys and values must be copied.
+SHARING_OVERHEAD = 1.3
 GPU_MEMORY_SHARE = 0.5  # of what the model leaves; the rest covers fragmentation, and others on the GPU
 LOGITS_PER_POSITION = 0.1  # a query has about a tenth of a pair's tokens
 
@@ -40,8 +39,8 @@ class BatchLimits:
     Attributes:
         tokens: positions in all, padding counted; shrinks when memory runs out.
         pairs: most pairs, None for no limit.
-        cached: memory of a position in a shared passage's keys and values, as a share of a position's in the
-            forward pass.
+        cached: memory of a position's keys and values, which are kept where something is shared, as a share
+            of what it takes in the forward pass.
     """
 
     tokens: int
@@ -85,8 +84,8 @@ class Plan:
 
     Pairs go longest first. Where nothing in front of the query depends on it and passages return (one passage
     is a candidate of many topics), a few passages are run once, and then the rest of all their pairs: sorted
-    by length again, so that neither part is padded much. Otherwise what all pairs begin with is run once: the
-    prompt.
+    by length again, so that neither part is padded much. Elsewhere what all pairs begin with, the prompt, is
+    run once if that pays.
     """
 
     def __init__(self, scorer: Scorer, inputs: Sequence[PairInput], limits: BatchLimits):
@@ -171,26 +170,23 @@ class Plan:
         different = {tuple(pair.before) for pair in self.inputs}
         apart = sum(pair.length for pair in self.inputs)
         together = apart - sum(len(pair.before) for pair in self.inputs) + sum(map(len, different))
+        window = getattr(self.scorer.base.model.config.get_text_config(), "sliding_window", None)
         # A window is counted with the pads between the longest passage of a batch and what comes after it.
         longest = max(map(len, different)) + max(pair.length - len(pair.before) for pair in self.inputs)
-        return together * SHARING_OVERHEAD < apart and self._in_window(longest) and self.scorer.can_share
+        fits = window is None or longest <= window
+        return together * SHARING_OVERHEAD < apart and fits and self.scorer.can_share
 
     def _common(self) -> Prefixes | None:
-        """What every pair begins with, if it pays to run it once; in training each pair has its own."""
-        befores = [pair.before for pair in self.inputs]
-        ids = commonprefix([min(befores), max(befores)])
-        apart = sum(pair.length for pair in self.inputs)
-        together = apart - len(ids) * (len(befores) - 1)
-        if together * COMMON_OVERHEAD >= apart or torch.is_grad_enabled():
-            return None
-        if not (self._in_window(max(pair.length for pair in self.inputs)) and self.scorer.can_go_on):
-            return None
-        return Prefixes.common(ids).to(self.scorer.base.device)
+        """What every pair begins with, if it pays to run it once; in training each pair has its own.
 
-    def _in_window(self, positions: int) -> bool:
-        """Whether all of so many positions are seen from the last one."""
-        window = getattr(self.scorer.base.model.config.get_text_config(), "sliding_window", None)
-        return window is None or positions <= window
+        It does not pay where memory is scarce: then keys and values of whole pairs must be kept.
+        """
+        prompt = Prefixes.common(commonprefix([pair.before for pair in self.inputs]))
+        together = sum(self._cost_of_end(i, prompt) for i in range(len(self.inputs))) + prompt.ids.shape[1]
+        pays = together < sum(pair.length for pair in self.inputs)
+        if not pays or torch.is_grad_enabled() or not self.scorer.can_go_on:
+            return None
+        return prompt.to(self.scorer.base.device)
 
 
 def score_inputs(
@@ -227,7 +223,9 @@ def score_inputs(
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error):
                         raise
-                    if len(indices) == 1 and (prefixes is None or len(prefixes.ids) == 1):
+                    if plan.common is not None:  # its keys and values take memory
+                        plan.common = None
+                    elif len(indices) == 1 and (prefixes is None or len(prefixes.ids) == 1):
                         raise PairError(
                             "out of memory on this pair alone", indices[0], inputs[indices[0]].length
                         ) from error

@@ -1,4 +1,4 @@
-"""On a device that is not the CPU, scoring and training keep everything there and wait for nothing."""
+"""On a device that is not the CPU, scores and a training step's gradients wait for nothing."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ SETTINGS = [
 
 
 def run_there(scorer: Scorer) -> None:
-    """Scores, with passages run once where they can be."""
+    """Scores, with a part of the prompt or passages run once where they can be."""
     inputs = scorer.encoder.encode(PAIRS)
-    share = getattr(scorer, "can_share", False)
+    go_on, share = scorer.can_go_on, scorer.can_share
 
     def batch(prefixes: Prefixes | None = None) -> Batch:
         return collate(inputs, scorer.encoder.pad, prefixes).to(DEVICE)
@@ -42,6 +42,8 @@ def run_there(scorer: Scorer) -> None:
     with on_other_device(scorer):
         with torch.inference_mode():
             scores = [scorer(batch())]
+            if go_on:
+                scores.append(scorer(batch(Prefixes.common(inputs[0].before[:3]).to(DEVICE))))
             if share:
                 scores.append(scorer(batch(Prefixes.of(inputs).to(DEVICE))))
         for one in scores:

@@ -64,15 +64,20 @@ def test_what_load_run_gives_is_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ({"q1": {"a": "high"}}, "run: expected rankings"),
-        ({"q1": {"a": float("nan")}}, "topic 'q1': the score of 'a' is nan"),
+        ({"q1": {"a": "high"}}, "run: expected rankings|topic 'q1' has a score that is no number"),
+        ({"q1": {"a": float("nan")}}, "topic 'q1'.* (is nan|not a finite)"),
+        ({"q1": {"a": 1.0, 1: 1.0}}, "topic 'q1' has an id that is not text"),
         ({"q1": 3}, "run: expected rankings"),
         ({"q1": ["a", "b"]}, "run: expected rankings"),
+        ({"q1": [ScoredDoc("a", 1.0)]}, "run: expected rankings"),
+        ({"q1": Ranking("q2", [ScoredDoc("a", 1.0)])}, "topic 'q1' has the ranking of topic 'q2'"),
     ],
 )
 def test_a_dictionary_of_something_else_is_told(run, message):
-    with pytest.raises(InputError, match=message):
-        list(as_rankings(run))
+    stages = (lambda: list(as_rankings(run)), lambda: list(fuse([run, run])), lambda: evaluate(run, QRELS))
+    for stage in stages:
+        with pytest.raises(InputError, match=message):
+            stage()
 
 
 def test_a_ranking_of_plain_pairs_is_written_and_fused_as_one_of_scored_docs(tmp_path):

@@ -73,8 +73,15 @@ def test_every_flag_that_the_pages_name_exists(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_pictures_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert target.startswith("https://") or (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#]+)(#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), target
+        if anchor:
+            titles = re.findall(
+                r"^#+ (.*)$", (page.parent / target).read_text(encoding="utf-8"), re.MULTILINE
+            )
+            slugs = {"#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+            assert anchor in slugs, target + anchor
 
 
 def test_every_file_that_the_readme_names_exists() -> None:

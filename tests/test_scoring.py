@@ -85,14 +85,14 @@ def test_the_prompt_is_run_once_where_passages_are_not(placement: str) -> None:
     scorer = tiny_scorer(tiny_base(), "qpeft-r", placement=placement)
     inputs, encoder = scorer.encoder.encode(PAIRS), scorer.encoder
     with torch.inference_mode():
-        prompt = Plan(scorer, inputs, BatchLimits(300)).common
+        prompt = Plan(scorer, inputs, limits := BatchLimits(300, cached=0.1)).common
     front = encoder.bos + encoder.prompt + (encoder.passage_heading if placement == "suffix" else [])
     assert prompt.ids.tolist() == [front]
     seen: list[torch.Size] = []
     hook = scorer.model.register_forward_hook(
         lambda module, args, kwargs, output: seen.append(kwargs["inputs_embeds"].shape), with_kwargs=True
     )
-    scores = score_inputs(scorer, inputs, BatchLimits(300))
+    scores = score_inputs(scorer, inputs, limits)
     hook.remove()
     assert seen[0][:2] == (1, len(front)), "the prompt, once"
     assert sum(shape[0] for shape in seen[1:]) == len(PAIRS)
@@ -100,14 +100,32 @@ def test_the_prompt_is_run_once_where_passages_are_not(placement: str) -> None:
     assert np.allclose(scores, alone(scorer, PAIRS), **SAME)
 
 
+def test_where_memory_runs_out_each_pair_has_its_own_prompt_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scorer = tiny_scorer(tiny_base(), "qpeft-r")
+    forward = scorer.forward
+
+    def small_machine(batch: Batch) -> torch.Tensor:
+        if batch.prefixes is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(batch)
+
+    expected = alone(scorer, PAIRS)
+    assert scorer.can_go_on
+    monkeypatch.setattr(scorer, "forward", small_machine)
+    assert np.allclose(score(scorer, PAIRS, BatchLimits(300, cached=0.1)), expected, **SAME)
+
+
 def test_the_prompt_is_not_run_once_where_it_does_not_pay_or_may_be_trained(scorer: QueryLikelihood) -> None:
     inputs = scorer.encoder.encode(PAIRS)
     assert Plan(scorer, inputs, BatchLimits(300)).common is None, "with gradients"
     long = [(query, Passage(str(i), "", f"{i} {' '.join(TEXTS)}" * 9)) for i, (query, _) in enumerate(PAIRS)]
     with torch.inference_mode():
-        assert Plan(scorer, inputs, BatchLimits(300)).common is not None
-        assert Plan(scorer, inputs[:1], BatchLimits(300)).common is None
-        assert Plan(scorer, scorer.encoder.encode(long), BatchLimits(300)).common is None
+        assert Plan(scorer, inputs, BatchLimits(300, cached=0.1)).common is not None
+        assert Plan(scorer, inputs, BatchLimits(300, cached=0.9)).common is None, "memory is scarce"
+        assert Plan(scorer, inputs[:1], BatchLimits(300, cached=0.1)).common is None
+        assert Plan(scorer, scorer.encoder.encode(long), BatchLimits(300, cached=0.1)).common is None
 
 
 def test_passages_are_not_shared_where_it_does_not_pay_or_cannot_be(scorer: QueryLikelihood) -> None:

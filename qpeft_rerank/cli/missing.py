@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from qpeft_rerank.errors import MissingTopicError, QpeftError
+from qpeft_rerank.errors import MissingPassageError, QpeftError
 
 if TYPE_CHECKING:
     from qpeft_rerank.rankings import Ranking
@@ -41,10 +41,10 @@ class Missing:
 
     def add(self, error: QpeftError) -> None:
         """One more."""
-        if isinstance(error, MissingTopicError):
-            self.topics += 1
-        else:
+        if isinstance(error, MissingPassageError):
             self.passages += 1
+        else:
+            self.topics += 1
         if self.topics + self.passages <= SHOWN:
             _log.info("skipped: %s", error)
 

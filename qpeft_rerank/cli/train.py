@@ -25,6 +25,7 @@ from qpeft_rerank.cli.shared_options import (
 )
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.models.config import AdapterConfig
+from qpeft_rerank.settings import MISSING
 from qpeft_rerank.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class TrainOptions(
 
     split: str | None = option(None, "split of the collection to train on (default: train)")
     output: str | None = option(None, "adapter folder to make", metavar="DIR")
+    missing: str = option(
+        "error",
+        "what to do if a topic or passage has no text: stop, or go on without it and report",
+        choices=MISSING,
+    )
     resume: bool = option(False, "go on with a training that was not finished")
     settings: AdapterConfig = configuration(AdapterConfig, "method")
     training: TrainingConfig = configuration(TrainingConfig, "training")
@@ -149,6 +155,7 @@ def run(options: TrainOptions) -> None:
             options.depth,
             replace(log_progress(bar), on_missing=missing.add),
             options.sources(source, passages),
+            options.missing,
         )
     missing.report()
     _log.info(

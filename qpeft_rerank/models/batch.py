@@ -44,7 +44,7 @@ class Prefixes:
     @classmethod
     def common(cls, ids: Sequence[int]) -> Prefixes:
         """One beginning, with which the ``before`` of every pair begins."""
-        return cls(torch.tensor([ids]), torch.tensor([len(ids)]), {})
+        return cls(torch.tensor([list(ids)], dtype=torch.long), torch.tensor([len(ids)]), {})
 
     def of_pair(self, pair: PairInput) -> tuple[int, int]:
         """The row of a pair's beginning, and how many ids of its ``before`` that has."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.measures import parse_measures
-from qpeft_rerank.settings import MISSING, check_settings, setting
+from qpeft_rerank.settings import check_settings, setting
 
 SCHEDULES = ("constant", "linear")
 MIXED_PRECISION = ("no", "bf16", "fp16")
@@ -43,11 +43,6 @@ class TrainingConfig:
         1,
         "least grade of a passage that is learned from; one of a lower grade above 0 is no hard negative",
         least=1,
-    )
-    missing: str = setting(
-        "error",
-        "topics and passages without text: 'error', or 'skip' them, and topics that nothing is left of",
-        choices=MISSING,
     )
     in_batch: bool = setting(True, "use the other topics' passages of a step as negatives too")
     loss: str | None = setting(

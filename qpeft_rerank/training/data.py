@@ -16,8 +16,8 @@ from qpeft_rerank.trec import Run, as_qrels, as_rankings
 class TrainingData:
     """A run with its topics (qid -> text) and qrels (qid -> docid -> grade).
 
-    Each may be given as a file too, topics and qrels by a name that Pyserini knows. A run that is a file or a
-    list may serve any number of trainings; stdin and an iterator can be gone through once.
+    Each may be given as a file too, topics and qrels by a name that Pyserini knows. A run that is a file, a
+    list or a dictionary may serve any number of trainings; stdin and an iterator can be gone through once.
 
     Raises:
         InputError: a file cannot be read, or the qrels are empty. An empty run is one where it is read.

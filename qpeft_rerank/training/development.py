@@ -83,8 +83,10 @@ class Development:
             on_missing,
         )
         # Where nothing is skipped, only what is used need be there: not every negative down to the depth.
-        skip = training.missing == "skip"
-        self.topics: list[TrainingTopic] = with_passages(sample, passages, on_missing) if skip else sample
+        self.missing = "error" if on_missing is stop else "skip"
+        self.topics: list[TrainingTopic] = sample
+        if self.missing == "skip":
+            self.topics = with_passages(sample, passages, on_missing)
         kept = {topic.qid for topic in self.topics}
         self.rankings = [ranking for ranking in rankings if ranking.qid in kept]
         self.qrels = {qid: dict(grades) for qid, grades in dev.qrels.items() if qid in kept}
@@ -141,7 +143,7 @@ class Development:
             self.passages,
             objective.pair_scorer(),
             self.depth,
-            self.training.missing,
+            self.missing,
             weight=1.0,
         )
 

@@ -24,6 +24,19 @@ def stop(error: InputError) -> None:
     raise error
 
 
+def once(on_missing: OnMissing) -> OnMissing:
+    """The same, told of each text but once."""
+    told: set[str] = set()
+
+    def tell(error: InputError) -> None:
+        name = f"passage {error.docid}" if isinstance(error, MissingPassageError) else str(error)
+        if name not in told:
+            told.add(name)
+            on_missing(error)
+
+    return tell
+
+
 class TrainingTopic(NamedTuple):
     """A topic that can be learned from: relevant passages by the qrels, candidates that are not (best
     first), and passages that are neither, since their grade is above 0 and below that of a positive.
@@ -68,7 +81,7 @@ def training_topics(
     Raises:
         InputError: no topic can be used.
     """
-    usable, seen = [], []
+    usable, seen, without_text = [], [], 0
     for qid, docs in run:
         seen.append(qid)
         grades = qrels.get(qid, {})
@@ -77,10 +90,13 @@ def training_topics(
         if positives and negatives:
             if not topics.get(qid, "").strip():
                 on_missing(MissingTopicError(qid, blank=qid in topics))
+                without_text += 1
                 continue
             neither = tuple(sorted(docid for docid, grade in grades.items() if 1 <= grade < level))
             usable.append(TrainingTopic(qid, topics[qid], positives, negatives, neither))
     if not usable:
+        if without_text:
+            raise InputError(f"no topic that could be learned from has a text: {without_text} have none")
         if seen and qrels and qrels.keys().isdisjoint(seen):
             raise InputError(
                 "the run and the qrels have no topic in common: "
@@ -124,22 +140,25 @@ def with_passages(
     topics: Sequence[TrainingTopic], passages: Passages, on_missing: OnMissing = stop
 ) -> list[TrainingTopic]:
     """The topics without those of their passages that are not there; one with no positive or no negative left
-    goes. Raises InputError if none is left.
+    goes, and is told of. Raises InputError if none is left.
     """
     wanted = ((topic.qid, [*topic.positives, *topic.negatives]) for topic in topics)
     missing = check_passages(wanted, passages, on_missing)
     if not missing:
         return list(topics)
-    left = [
-        topic._replace(
-            positives=[docid for docid in topic.positives if docid not in missing],
-            negatives=[docid for docid in topic.negatives if docid not in missing],
-        )
-        for topic in topics
-    ]
-    left = [topic for topic in left if topic.positives and topic.negatives]
+    left = []
+    for topic in topics:
+        positives = [docid for docid in topic.positives if docid not in missing]
+        negatives = [docid for docid in topic.negatives if docid not in missing]
+        if positives and negatives:
+            left.append(topic._replace(positives=positives, negatives=negatives))
+        else:
+            what = "candidate that is not relevant" if positives else "relevant passage"
+            on_missing(InputError(f"topic {topic.qid!r} has no {what} in {passages.name}"))
     if not left:
-        raise InputError(f"no topic has both a relevant passage in {passages.name} and one that is not")
+        raise InputError(
+            f"no topic has both a relevant passage and a candidate that is not relevant in {passages.name}"
+        )
     return left
 
 

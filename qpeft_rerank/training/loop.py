@@ -25,13 +25,14 @@ from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.lora import put_to_work
 from qpeft_rerank.passages import Passages
 from qpeft_rerank.record import run_record
+from qpeft_rerank.settings import MISSING
 from qpeft_rerank.training.activations import activations_recomputed, recomputable_layers
 from qpeft_rerank.training.checkpoint import remove_checkpoint
 from qpeft_rerank.training.config import TrainingConfig
 from qpeft_rerank.training.data import TrainingData
 from qpeft_rerank.training.development import Choice, Development
 from qpeft_rerank.training.folder import CHECKPOINT, CURVES_FILE, RECORD_FILE, card_facts, check_folder
-from qpeft_rerank.training.groups import Group, epoch_groups, stop, training_topics, with_passages
+from qpeft_rerank.training.groups import Group, epoch_groups, once, stop, training_topics, with_passages
 from qpeft_rerank.training.objective import Objective, make_objective
 from qpeft_rerank.training.state import State, begin_or_resume, from_main, save_state
 from qpeft_rerank.training.step import check_finite, memory_told
@@ -62,6 +63,7 @@ def train(
     depth: int = 100,
     listener: Listener | None = None,
     sources: Mapping[str, Any] | None = None,
+    missing: str = "error",
 ) -> dict[str, Any]:
     """Train an adapter and write its folder.
 
@@ -79,11 +81,14 @@ def train(
         dev: run, topics and qrels that choose the best epoch; without it, the last epoch is kept.
         resume: go on from the folder's checkpoint.
         depth: how many candidates of a development topic are reranked.
-        listener: hears of steps, epochs, and what is skipped because ``training.missing`` says so.
+        listener: hears of steps, epochs, and what is skipped.
         sources: where the data come from, JSON-ready (``run``, ``collection`` ...): for the record and the
             model card, and a condition of resuming.
+        missing: ``error``, or ``skip``: of the sampled topics, passages without text are left out, and topics
+            without text, or without a positive or a negative that has one.
 
     Raises:
+        MissingTopicError, MissingPassageError: as they say.
         InputError: there is nothing to train or to learn from, nothing to choose the epoch by as ``training``
             says, memory does not do for a step, a loss or weight is no longer finite, or the folder cannot be
             written or holds a training that is not to be resumed.
@@ -95,7 +100,9 @@ def train(
     check_folder(output, resume)
     torch.manual_seed(training.seed)  # initial weights, the same in every process
     objective = make_objective(base, settings, passages, training)
-    on_missing = (listener or Listener()).on_missing if training.missing == "skip" else stop
+    if missing not in MISSING:
+        raise InputError(f"missing: {missing!r} is neither 'error' nor 'skip'")
+    on_missing = once((listener or Listener()).on_missing) if missing == "skip" else stop
     sample = training_topics(
         data.run,
         data.topics,

@@ -260,9 +260,7 @@ def test_a_passage_that_will_be_needed_is_missed_before_the_first_step(
     run(base, tmp_path / "adapter", changed(epochs=1), dev=without(DEV), depth=11)
 
 
-def test_what_has_no_text_may_be_skipped_as_if_it_were_not_in_the_data(
-    base: BaseModel, tmp_path: Path
-) -> None:
+def test_what_has_no_text_is_skipped_where_that_is_asked_for(base: BaseModel, tmp_path: Path) -> None:
     passages = Corpus(
         {docid: passage for docid, passage in PASSAGES.items() if docid not in ("d3", "d12", "d13")}
     )
@@ -272,14 +270,16 @@ def test_what_has_no_text_may_be_skipped_as_if_it_were_not_in_the_data(
     found = run(
         base,
         tmp_path / "skipped",
-        changed(epochs=2, missing="skip"),
+        changed(epochs=2),
         data=replace(DATA, topics=topics),
         dev=replace(DEV, topics=topics),
         passages=passages,
         listener=Listener(on_missing=told.append),
+        missing="skip",
     )
     named = {(type(error).__name__, getattr(error, "docid", None) or error.qid) for error in told}
     assert named == {*(("MissingPassageError", docid) for docid in gone), ("MissingTopicError", "3")}
+    assert len(told) == len(named), "each once, though training and development both miss it"
 
     def without(data: TrainingData) -> TrainingData:
         rankings = [
@@ -298,12 +298,20 @@ def test_what_has_no_text_may_be_skipped_as_if_it_were_not_in_the_data(
     assert [e["dev_loss"] for e in found["epochs"]] == [e["dev_loss"] for e in clean["epochs"]]
 
 
-def test_skipping_all_that_could_be_learned_from_is_an_error(base: BaseModel, tmp_path: Path) -> None:
+def test_topics_that_lose_all_are_told_and_none_left_is_an_error(base: BaseModel, tmp_path: Path) -> None:
+    told: list[InputError] = []
+    listener = Listener(on_missing=told.append)
+    few = Corpus({docid: passage for docid, passage in PASSAGES.items() if int(docid[1:]) >= 6})
+    run(base, tmp_path / "few", changed(epochs=1), dev=None, passages=few, listener=listener, missing="skip")
+    assert "topic '0' has no relevant passage in the test's corpus" in [str(error) for error in told]
     nothing = Corpus({"d35": PASSAGES["d35"]})
-    with pytest.raises(
-        InputError, match="no topic has both a relevant passage in the test's corpus and one that"
-    ):
-        run(base, tmp_path / "adapter", changed(missing="skip"), passages=nothing)
+    with pytest.raises(InputError, match="no topic has both a relevant passage and a candidate that is not"):
+        run(base, tmp_path / "adapter", passages=nothing, missing="skip")
+    untold = replace(DATA, topics={qid: " " for qid in TOPICS})
+    with pytest.raises(InputError, match="^no topic that could be learned from has a text: 5 have none$"):
+        run(base, tmp_path / "adapter", data=untold, missing="skip")
+    with pytest.raises(InputError, match="^missing: 'ignore' is neither"):
+        run(base, tmp_path / "adapter", missing="ignore")
 
 
 def forbidden() -> Any:
