@@ -69,7 +69,7 @@ def test_a_file_may_stand_for_what_is_in_it(kind: Callable[[Path], Any], tmp_pat
     "call, message",
     [
         (lambda: list(rerank("none.txt", TOPICS, Texts(), Last())), "run file not found: none.txt"),
-        (lambda: list(rerank(QRELS, TOPICS, Texts(), Last())), "run: expected a file or rankings"),
+        (lambda: list(rerank(TOPICS, TOPICS, Texts(), Last())), "run: expected rankings"),
         (lambda: list(rerank(RUN, list(TOPICS), Texts(), Last())), "topics: expected a file .* found list"),
         (lambda: list(rerank(RUN, TOPICS, "corpus.jsonl", Last())), "passages: open them with open_passages"),
         (
