@@ -181,12 +181,12 @@ class Plan:
 
         It does not pay where memory is scarce: then keys and values of whole pairs must be kept.
         """
+        if torch.is_grad_enabled():
+            return None
         prompt = Prefixes.common(commonprefix([pair.before for pair in self.inputs]))
         together = sum(self._cost_of_end(i, prompt) for i in range(len(self.inputs))) + prompt.ids.shape[1]
         pays = together < sum(pair.length for pair in self.inputs)
-        if not pays or torch.is_grad_enabled() or not self.scorer.can_go_on:
-            return None
-        return prompt.to(self.scorer.base.device)
+        return prompt.to(self.scorer.base.device) if pays and self.scorer.can_go_on else None
 
 
 def score_inputs(
