@@ -15,12 +15,12 @@ from typing import Any
 
 from qpeft_rerank.corpora import Passage, contents_of, read_corpus
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import Source, writing
+from qpeft_rerank.files import writing
 from qpeft_rerank.folders import replacing_folder
 from qpeft_rerank.java import ensure_jvm, java_calls, java_class, java_list
 from qpeft_rerank.lucene import ENGLISH, LuceneIndex, find_analyzer, is_index, open_index, write_language
 from qpeft_rerank.rankings import Ranking, ScoredDoc
-from qpeft_rerank.topics import as_topics
+from qpeft_rerank.topics import Topics, as_topics
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def build_index(
 
 def search(
     index: str | Path,
-    topics: Source | Mapping[str, str],
+    topics: Topics,
     hits: int = 100,
     k1: float = 0.9,
     b: float = 0.4,

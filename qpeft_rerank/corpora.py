@@ -23,7 +23,7 @@ from qpeft_rerank.files import is_regular_file, open_bytes, read_lines
 
 TEXT_SUFFIXES = {".json", ".jsonl", ".tsv", ".txt"}  # what is read from a folder, with or without ".gz"
 # Where the text stands: BEIR, Anserini, MS MARCO V2 passages, V2.1 segments, V2 documents.
-TEXT_KEYS = ("text", "contents", "passage", "segment", "body")
+TEXT_KEYS = ("text", "contents", "passage", "segment", "body", "content")
 ID_NAMES = ("id", "_id", "docid", "doc_id", "doc-id", "docno", "pid", "passage_id")  # of a header, no docid
 HEADERS = (["id", "text", "title"], ["id", "title", "text"], ["id", "text"], ["id", "contents"])
 

@@ -11,26 +11,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from qpeft_rerank.corpora import Passage
 from qpeft_rerank.errors import FormatError, InputError, MissingTopicError
 from qpeft_rerank.files import Source, atomic_write, read_lines, source_name
-from qpeft_rerank.json_records import read_records
 from qpeft_rerank.passages import all_passages
-from qpeft_rerank.rankings import Ranking, ScoredDoc
-from qpeft_rerank.topics import format_topic
-from qpeft_rerank.trec import format_qrels, format_ranking
+from qpeft_rerank.question_files import (
+    Question,
+    candidates_of,
+    id_field,
+    json_line,
+    ranking_in_order,
+    text_field,
+    to_trec_files,
+)
+from qpeft_rerank.topics import Topics, as_topics
+from qpeft_rerank.trec import Qrels, Run, as_qrels
 
 if TYPE_CHECKING:
-    from qpeft_rerank.passages import Passage, Passages
+    from qpeft_rerank.passages import Passages
 
 _CTXS_KEYS = ("positive_ctxs", "hard_negative_ctxs", "negative_ctxs", "ctxs")
 _DOCID_KEYS = ("passage_id", "psg_id", "id", "docid")
 _QID_KEYS = ("question_id", "qid", "id")
-_OUTPUTS = ("topics.tsv", "qrels.txt", "run.txt", "corpus.jsonl", "answers.jsonl")
+_FILES = ("topics.tsv", "qrels.txt", "run.txt", "answers.jsonl")
 
 
 def dpr_to_trec(source: Source, output_dir: str | Path, tag: str = "dpr") -> int:
@@ -50,116 +56,51 @@ def dpr_to_trec(source: Source, output_dir: str | Path, tag: str = "dpr") -> int
     a record that has not this form, and with the file for one without a question; writes no file then.
     Returns the number of questions.
     """
-    folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"cannot write to {folder}: it is not a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    name = source_name(source)
-    qids: set[str] = set()
-    docids: set[str] = set()
-    with ExitStack() as stack:
-        topics, qrels, run, corpus, answers = (
-            stack.enter_context(atomic_write(folder / output)) for output in _OUTPUTS
-        )
-        for number, record in read_records(source):
-            try:
-                question = _Question(record, number)
-                if question.qid in qids:
-                    raise InputError(f"question id {question.qid!r} comes twice")
-                qids.add(question.qid)
-                topics.write(format_topic(question.qid, question.text))
-                qrels.write(format_qrels(question.qid, question.grades))
-                run.write(format_ranking(question.ranking, tag))
-                answers.write(_json_line({"qid": question.qid, "answers": question.answers}))
-                for docid, (title, text) in question.passages.items():
-                    if docid not in docids:
-                        docids.add(docid)
-                        contents = f"{title}\n{text}" if title else text
-                        corpus.write(_json_line({"id": docid, "title": title, "contents": contents}))
-            except UnicodeEncodeError:
-                raise FormatError(name, None, f"record {number}: half of a surrogate pair") from None
-            except InputError as error:
-                raise FormatError(name, None, f"record {number}: {error}") from None
-        if not qids:
-            raise FormatError(name, None, "there is no question in it")
-    return len(qids)
+    return to_trec_files(source, _question_of, output_dir, tag, _FILES)
 
 
-class _Question:
-    """A record of either form, checked. InputError says what is wrong in it."""
-
-    def __init__(self, record: dict, number: int):
-        self.text = _string(record, "question")
-        self.qid = _first_id(record, _QID_KEYS) or str(number)
-        self.answers = _strings(record, "answers") if "answers" in record else []
-        if not any(key in record for key in _CTXS_KEYS):
-            raise InputError(f"it has none of: {', '.join(_CTXS_KEYS)}")
-        self.passages: dict[str, tuple[str, str]] = {}
-        positives, hard_negatives, _, ctxs = (self._read_ctxs(record, key) for key in _CTXS_KEYS)
-        self.grades = {docid: 1 for docid in positives}
-        for docid, ctx in ctxs.items():
-            if "has_answer" in ctx:
-                if not isinstance(ctx["has_answer"], bool):
-                    raise InputError(f"'has_answer' of passage {docid!r} is not true or false")
-                self.grades.setdefault(docid, int(ctx["has_answer"]))
-        self.ranking = _ranking(self.qid, ctxs or hard_negatives)
-
-    def _read_ctxs(self, record: dict, key: str) -> dict[str, dict]:
-        ctxs = record.get(key, [])
-        if not isinstance(ctxs, list) or not all(isinstance(ctx, dict) for ctx in ctxs):
-            raise InputError(f"{key!r} is not a list of passages")
-        by_id: dict[str, dict] = {}
-        for ctx in ctxs:
-            title = _string(ctx, "title") if ctx.get("title") else ""
-            text = _string(ctx, "text")
-            docid = _first_id(ctx, _DOCID_KEYS) or _text_id(title, text)
-            self.passages.setdefault(docid, (title, text))
-            by_id.setdefault(docid, ctx)
-        return by_id
+def _question_of(record: dict[str, Any], number: int) -> Question:
+    """A record of either form. InputError says what is wrong in it."""
+    text = text_field(record, "question")
+    qid = id_field(record, _QID_KEYS) or str(number)
+    answers = _strings(record, "answers") if "answers" in record else []
+    if not any(key in record for key in _CTXS_KEYS):
+        raise InputError(f"it has none of: {', '.join(_CTXS_KEYS)}")
+    passages: dict[str, Passage] = {}
+    positives, hard_negatives, _, ctxs = (_read_ctxs(record, key, passages) for key in _CTXS_KEYS)
+    grades = {docid: 1 for docid in positives}
+    for docid, ctx in ctxs.items():
+        if "has_answer" in ctx:
+            if not isinstance(ctx["has_answer"], bool):
+                raise InputError(f"'has_answer' of passage {docid!r} is not true or false")
+            grades.setdefault(docid, int(ctx["has_answer"]))
+    return Question(qid, text, ranking_in_order(qid, ctxs or hard_negatives), passages, grades, answers)
 
 
-def _string(record: dict, key: str) -> str:
-    if not isinstance(record.get(key), str):
-        raise InputError(f"{key!r} is missing or not a string")
-    return record[key]
+def _read_ctxs(record: dict[str, Any], key: str, passages: dict[str, Passage]) -> dict[str, dict]:
+    """The passages under a key by their id; ``passages`` gets the texts of new ones."""
+    ctxs = record.get(key, [])
+    if not isinstance(ctxs, list) or not all(isinstance(ctx, dict) for ctx in ctxs):
+        raise InputError(f"{key!r} is not a list of passages")
+    by_id: dict[str, dict] = {}
+    for ctx in ctxs:
+        title = text_field(ctx, "title") if ctx.get("title") else ""
+        text = text_field(ctx, "text")
+        docid = id_field(ctx, _DOCID_KEYS) or _text_id(title, text)
+        passages.setdefault(docid, Passage(docid, title, text))
+        by_id.setdefault(docid, ctx)
+    return by_id
 
 
-def _strings(record: dict, key: str) -> list[str]:
+def _strings(record: dict[str, Any], key: str) -> list[str]:
     values = record.get(key)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise InputError(f"{key!r} is missing or not a list of strings")
     return values
 
 
-def _first_id(record: dict, keys: Sequence[str]) -> str | None:
-    for key in keys:
-        value = record.get(key)
-        if value not in (None, ""):
-            if isinstance(value, bool) or not isinstance(value, (str, int)):
-                raise InputError(f"{key!r} is not a string or an integer")
-            if len(str(value).split()) != 1:
-                raise InputError(f"{key!r} has white space: {value!r}")
-            return str(value)
-    return None
-
-
 def _text_id(title: str, text: str) -> str:
     return hashlib.blake2b(f"{title}\n{text}".encode(), digest_size=12).hexdigest()
-
-
-def _ranking(qid: str, ctxs: Mapping[str, dict]) -> Ranking:
-    scores = [_score(ctx.get("score")) for ctx in ctxs.values()]
-    if None in scores or sorted(scores, reverse=True) != scores:
-        scores = [float(len(ctxs) - rank) for rank in range(len(ctxs))]
-    return Ranking(qid, list(map(ScoredDoc, ctxs, scores)))
-
-
-def _score(value: Any) -> float | None:
-    try:
-        score = float(value)  # DPR writes scores as strings
-    except (TypeError, ValueError):
-        return None
-    return score if isfinite(score) else None
 
 
 def read_answers(source: Source) -> dict[str, list[str]]:
@@ -174,7 +115,7 @@ def read_answers(source: Source) -> dict[str, list[str]]:
             continue
         try:
             record = json.loads(line)
-            if not isinstance(record, dict) or (qid := _first_id(record, ("qid",))) is None:
+            if not isinstance(record, dict) or (qid := id_field(record, ("qid",))) is None:
                 raise InputError("expected a JSON object with qid and answers")
             if qid in answers:
                 raise InputError(f"qid {qid!r} comes twice")
@@ -187,9 +128,9 @@ def read_answers(source: Source) -> dict[str, list[str]]:
 
 
 def trec_to_dpr(
-    topics: Mapping[str, str],
-    run: Iterable[Ranking],
-    qrels: Mapping[str, Mapping[str, int]],
+    topics: Topics,
+    run: Run,
+    qrels: Qrels,
     passages: Passages,
     target: str | Path | TextIO,
     answers: Mapping[str, Sequence[str]] | None = None,
@@ -198,11 +139,13 @@ def trec_to_dpr(
 
     Positives are the passages of grade 1 or more, hard negatives the other ones of the run, in its order.
     Topics of the run without a positive are left out. Returns the number of questions written. Raises
-    MissingTopicError or MissingPassageError for what topics or passages do not have.
+    InputError for an empty run, MissingTopicError or MissingPassageError for what topics or passages do not
+    have.
     """
+    topics, qrels = as_topics(topics), as_qrels(qrels)
 
     def records() -> Iterator[dict]:
-        for qid, docs in run:
+        for qid, docs in candidates_of(run):
             positives = {docid: grade for docid, grade in qrels.get(qid, {}).items() if grade >= 1}
             if not positives:
                 continue
@@ -220,9 +163,9 @@ def trec_to_dpr(
 
 
 def trec_to_dpr_retrieval(
-    topics: Mapping[str, str],
-    run: Iterable[Ranking],
-    qrels: Mapping[str, Mapping[str, int]],
+    topics: Topics,
+    run: Run,
+    qrels: Qrels,
     passages: Passages,
     target: str | Path | TextIO,
     answers: Mapping[str, Sequence[str]] | None = None,
@@ -231,9 +174,10 @@ def trec_to_dpr_retrieval(
 
     Returns the number of questions written. Raises as :func:`trec_to_dpr`.
     """
+    topics, qrels = as_topics(topics), as_qrels(qrels)
 
     def records() -> Iterator[dict]:
-        for qid, docs in run:
+        for qid, docs in candidates_of(run):
             scores, grades = dict(docs), qrels.get(qid, {})
             found = all_passages(passages, list(scores), qid)
             ctxs = [
@@ -261,12 +205,7 @@ def _write_array(records: Iterable[dict], target: str | Path | TextIO) -> int:
     written = 0
     with atomic_write(target) as out:
         for record in records:
-            out.write(("[\n" if written == 0 else ",\n") + _json_line(record).rstrip("\n"))
+            out.write(("[\n" if written == 0 else ",\n") + json_line(record).rstrip("\n"))
             written += 1
         out.write("\n]\n" if written else "[]\n")
     return written
-
-
-def _json_line(record: dict) -> str:
-    # Not ASCII only: U+2019 and its like stay readable, as they are.
-    return json.dumps(record, ensure_ascii=False) + "\n"

@@ -30,12 +30,11 @@ import numpy as np
 
 from qpeft_rerank.errors import InputError, examples
 from qpeft_rerank.files import is_source
+from qpeft_rerank.frames import Frame, run_of_frame
 from qpeft_rerank.measures import DEFAULT_MEASURES, HIGHEST_GRADE, Measure, parse_measures
 
 if TYPE_CHECKING:
-    from qpeft_rerank.trec import Run
-
-Qrels = Mapping[str, Mapping[str, int]]
+    from qpeft_rerank.trec import Qrels, Run
 
 # The least value of a topic in trec_eval's geometric means (MIN_GEO_MEAN).
 _LEAST_GEOMETRIC = 0.00001
@@ -70,7 +69,7 @@ class Evaluation:
 
 def evaluate(
     run: Run,
-    qrels: str | PathLike[str] | IO | Qrels,
+    qrels: Qrels,
     measures: Iterable[str] = DEFAULT_MEASURES,
     relevance_level: int = 1,
     name: str | None = None,
@@ -229,7 +228,7 @@ def _summary(
     return total if measure.family.summary == "sum" else total / len(values)
 
 
-def _judged_topics(qrels: str | PathLike[str] | IO | Qrels) -> dict[str, dict[str, int]]:
+def _judged_topics(qrels: Qrels) -> dict[str, dict[str, int]]:
     if isinstance(qrels, Mapping):
         for qid, topic in qrels.items():
             _check_ids(qid, topic)
@@ -261,6 +260,8 @@ def _topics(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
 
         yield from read_scores(run)
         return
+    if isinstance(run, Frame):
+        run = run_of_frame(run)
     if isinstance(run, Mapping):
         from qpeft_rerank.rankings import of_dictionary
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from qpeft_rerank.errors import InputError, MissingTopicError, named_pairs
-from qpeft_rerank.files import Source
 from qpeft_rerank.models.explain import Explanation
 from qpeft_rerank.passages import Passage, Passages, all_passages
 from qpeft_rerank.reranker import Reranker
-from qpeft_rerank.topics import as_topics
+from qpeft_rerank.topics import Topics, as_topics
 from qpeft_rerank.trec import Run, as_rankings
 
 
@@ -33,7 +32,7 @@ class ExplainedPassage(NamedTuple):
 
 def explain_run(
     rankings: Run,
-    topics: Source | Mapping[str, str],
+    topics: Topics,
     passages: Passages,
     reranker: Reranker,
     depth: int = 3,

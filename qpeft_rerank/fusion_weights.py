@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.evaluation import Qrels, evaluate
-from qpeft_rerank.files import Source, atomic_write
+from qpeft_rerank.evaluation import evaluate
+from qpeft_rerank.files import atomic_write
 from qpeft_rerank.fusion import FusionConfig, Pool
 from qpeft_rerank.measures import EQUAL, parse_measures
 from qpeft_rerank.record import run_record
-from qpeft_rerank.trec import as_qrels
+from qpeft_rerank.trec import Qrels, as_qrels
 
 STEP = 0.05  # between two weights that are tried
 MOST_ROUNDS = 10  # of coordinate search; as a rule the third finds nothing better, and ends it
@@ -52,7 +52,7 @@ class Tuning:
 
 def tune_weights(
     pools: Sequence[Pool],
-    qrels: Source | Qrels,
+    qrels: Qrels,
     measure: str = "nDCG@10",
     hits: int | None = None,
     on_trial: Callable[[Trial], None] | None = None,

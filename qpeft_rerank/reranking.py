@@ -24,7 +24,7 @@ from qpeft_rerank.errors import (
     QpeftError,
     named_pairs,
 )
-from qpeft_rerank.files import Source, is_source
+from qpeft_rerank.files import is_source
 from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.prefetch import map_ahead
@@ -32,7 +32,7 @@ from qpeft_rerank.rankings import Ranking, ScoredDoc, as_ranking
 from qpeft_rerank.reranker import WINDOW_PAIRS, PairScorer, Progress, Scoring, begin
 from qpeft_rerank.run_scores import strictly_decreasing
 from qpeft_rerank.settings import MISSING
-from qpeft_rerank.topics import as_topics
+from qpeft_rerank.topics import Topics, as_topics
 from qpeft_rerank.trec import Run, as_rankings
 
 
@@ -56,7 +56,7 @@ def plan_window(
 
 def rerank(
     rankings: Run,
-    topics: Source | Mapping[str, str],
+    topics: Topics,
     passages: Passages,
     scorer: PairScorer,
     depth: int = 100,

@@ -13,6 +13,7 @@ from xml.sax.saxutils import unescape
 
 from qpeft_rerank.errors import FormatError, InputError
 from qpeft_rerank.files import Source, atomic_write, may_be_name, read_if_source, read_lines, source_name
+from qpeft_rerank.frames import Frame, topics_of_frame
 
 FORMATS = ("tsv", "trec", "jsonl")
 _ID_KEYS = ("qid", "id", "_id", "query_id")
@@ -36,6 +37,9 @@ _TREC_LABELS = {
     "desc": "description",
     "narr": "narrative",
 }
+
+Topics = Source | Mapping[str, str] | Frame
+"""Topics: a file or name; qid -> text; or a data frame."""
 
 
 class _Topic(NamedTuple):
@@ -90,8 +94,12 @@ def read_topics(source: Source, topics_format: str | None = None, field: str = "
     return topics
 
 
-def as_topics(topics: Source | Mapping[str, str]) -> Mapping[str, str]:
-    """Topics as qid -> text, whether they are given as a file or name (:func:`read_topics`) or so."""
+def as_topics(topics: Topics) -> Mapping[str, str]:
+    """Topics as qid -> text, whether they are given as a file or name (:func:`read_topics`), as a data frame
+    (`frames`) or so.
+    """
+    if isinstance(topics, Frame):
+        topics = topics_of_frame(topics)
     return read_if_source(topics, read_topics, Mapping, "topics")
 
 

@@ -34,6 +34,7 @@ from qpeft_rerank.files import (
     source_name,
     writing,
 )
+from qpeft_rerank.frames import Frame, qrels_of_frame, run_of_frame
 from qpeft_rerank.rankings import Ranking, ScoredDoc, as_ranking, of_dictionary
 from qpeft_rerank.run_blocks import COLUMNS, MSMARCO_COLUMNS, parse_block
 from qpeft_rerank.run_scores import in_order, shortest_digits, strictly_decreasing
@@ -45,8 +46,12 @@ _BEIR_HEADER, _BEIR_COLUMNS = b"query-id corpus-id score".split(), ("qid", "doci
 _WHITE_SPACE = " \t\n\r\v\f\0"  # NUL is no white space, but no reader lives with it
 
 
-Run = Source | Iterable[Ranking] | Mapping[str, Mapping[str, float] | Ranking]
-"""A run: a file; rankings; topic -> docid -> score, as pytrec_eval has it; topic -> its ranking."""
+Run = Source | Iterable[Ranking] | Mapping[str, Mapping[str, float] | Ranking] | Frame
+"""A run: a file; rankings; topic -> docid -> score, as pytrec_eval has it; topic -> its ranking; or a data
+frame of PyTerrier's (`frames`).
+"""
+Qrels = Source | Mapping[str, Mapping[str, int]] | Frame
+"""Qrels: a file or name; topic -> docid -> grade; or a data frame."""
 
 
 def read_run(source: Source) -> Iterator[Ranking]:
@@ -68,6 +73,8 @@ def read_run(source: Source) -> Iterator[Ranking]:
 
 def as_rankings(run: Run) -> Iterable[Ranking]:
     """A run as rankings, in whatever form it is given."""
+    if isinstance(run, Frame):
+        run = run_of_frame(run)
     if isinstance(run, Mapping):
         return (of_dictionary(qid, docs) for qid, docs in run.items())
     return read_if_source(run, read_run, Iterable, "run")
@@ -170,11 +177,14 @@ def read_qrels(source: Source) -> dict[str, dict[str, int]]:
     return qrels
 
 
-def as_qrels(qrels: Source | Mapping[str, Mapping[str, int]]) -> Mapping[str, Mapping[str, int]]:
-    """Qrels as qid -> docid -> grade, whether they are given as a file or name (:func:`read_qrels`) or so.
+def as_qrels(qrels: Qrels) -> Mapping[str, Mapping[str, int]]:
+    """Qrels as qid -> docid -> grade, whether they are given as a file or name (:func:`read_qrels`), as a
+    data frame (`frames`) or so.
 
     Raises InputError for a grade that is no whole number.
     """
+    if isinstance(qrels, Frame):
+        qrels = qrels_of_frame(qrels)
     found = read_if_source(qrels, read_qrels, Mapping, "qrels")
     if found is qrels:  # a file's grades were looked at when it was read
         for qid, grades in found.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qpeft_rerank.cli import convert, documents
 from qpeft_rerank.cli.__main__ import VERBS, main
 from qpeft_rerank.collection import load_collection
 from qpeft_rerank.trec import Ranking, ScoredDoc, load_run, write_run
@@ -56,8 +57,9 @@ def test_the_collection_file_loads(tmp_path: Path) -> None:
 
 def test_every_flag_that_the_pages_name_exists(capsys: pytest.CaptureFixture[str]) -> None:
     help_texts = []
-    for verb in VERBS:
-        main([verb, "--help"])
+    forms = [("convert", form) for form in convert.VERBS] + [("documents", form) for form in documents.VERBS]
+    for words in [(verb,) for verb in VERBS] + forms:
+        main([*words, "--help"])
         help_texts.append(capsys.readouterr().out)
     known = set(re.findall(r"--[a-z][a-z0-9-]*", " ".join(help_texts))) | {
         "--extra-index-url",

@@ -1,8 +1,9 @@
-"""Turn the JSON files of DPR and UPR into topics, qrels, run and corpus, and back."""
+"""Turn the JSON files of DPR, UPR and rank_llm into topics, qrels, run and corpus, and back."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,12 +34,7 @@ def from_dpr(options: FromDprOptions) -> None:
     """DPR -> TREC files."""
     from qpeft_rerank.dpr import dpr_to_trec
 
-    if options.file is None:
-        raise InputError("no file given: name a DPR JSON file, or '-' for stdin")
-    if options.output is None:
-        raise InputError("no folder given: name one with --output")
-    count = dpr_to_trec(options.file, options.output, options.runtag)
-    _log.info("%s: %s questions", options.output, f"{count:,}")
+    _convert(options, dpr_to_trec, "DPR")
 
 
 @dataclass(kw_only=True)
@@ -59,14 +55,69 @@ class ToDprOptions(InputRunOptions, PassageOptions, QrelsOptions, TopicsOptions)
 def to_dpr(options: ToDprOptions) -> None:
     """TREC files -> DPR."""
     from qpeft_rerank.dpr import read_answers, trec_to_dpr, trec_to_dpr_retrieval
-    from qpeft_rerank.trec import read_qrels, read_run
 
     source = options.run_source()
-    topics, qrels = options.read_topics(), read_qrels(options.qrels_source())
+    topics, qrels = options.read_topics(), options.qrels_source()
     answers = read_answers(options.answers) if options.answers is not None else None
     write = trec_to_dpr if options.kind == "training" else trec_to_dpr_retrieval
-    count = write(topics, read_run(source), qrels, options.open_passages(), options.output, answers)
-    _log.info("%s: %s questions", "stdout" if options.output == "-" else options.output, f"{count:,}")
+    count = write(topics, source, qrels, options.open_passages(), options.output, answers)
+    _log_written(options.output, count, "questions")
+
+
+@dataclass(kw_only=True)
+class FromRankLlmOptions:
+    """Flags of `qpeft convert rank-llm`."""
+
+    file: str | None = option(
+        None,
+        "requests or results of rank_llm, JSON or JSON lines (.gz too); '-': stdin",
+        positional=True,
+        metavar="FILE",
+    )
+    output: str | None = option(None, "folder for topics.tsv, run.txt, corpus.jsonl", metavar="DIR")
+    runtag: str = option("rank_llm", "last column of the run", metavar="TAG")
+
+
+def from_rank_llm(options: FromRankLlmOptions) -> None:
+    """rank_llm -> TREC files."""
+    from qpeft_rerank.rank_llm import rank_llm_to_trec
+
+    _convert(options, rank_llm_to_trec, "rank_llm")
+
+
+@dataclass(kw_only=True)
+class ToRankLlmOptions(InputRunOptions, PassageOptions, TopicsOptions):
+    """Flags of `qpeft convert to-rank-llm`."""
+
+    title: ClassVar[str] = "options"
+
+    output: str = option(
+        "-", "file of JSON lines to write (.gz: compressed; default: stdout)", metavar="FILE"
+    )
+    hits: int = option(100, "candidates of each topic to write", least=1)
+
+
+def to_rank_llm(options: ToRankLlmOptions) -> None:
+    """TREC files -> rank_llm."""
+    from qpeft_rerank.rank_llm import trec_to_rank_llm
+
+    source, topics = options.run_source(), options.read_topics()
+    count = trec_to_rank_llm(topics, source, options.open_passages(), options.output, options.hits)
+    _log_written(options.output, count, "topics")
+
+
+def _convert(
+    options: FromDprOptions | FromRankLlmOptions, convert: Callable[[str, str, str], int], form: str
+) -> None:
+    if options.file is None:
+        raise InputError(f"no file given: name a {form} JSON file, or '-' for stdin")
+    if options.output is None:
+        raise InputError("no folder given: name one with --output")
+    _log_written(options.output, convert(options.file, options.output, options.runtag), "questions")
+
+
+def _log_written(output: str, count: int, what: str) -> None:
+    _log.info("%s: %s %s", "stdout" if output == "-" else output, f"{count:,}", what)
 
 
 VERBS = {
@@ -81,5 +132,18 @@ VERBS = {
         "  qpeft convert to-dpr run.bm25.txt -c squad.toml --split train --output squad-train.json",
         ToDprOptions,
         to_dpr,
+    ),
+    "rank-llm": Verb(
+        "Requests or results of rank_llm -> topics, run and corpus.",
+        "  qpeft convert rank-llm results.jsonl --output reranked",
+        FromRankLlmOptions,
+        from_rank_llm,
+    ),
+    "to-rank-llm": Verb(
+        "Topics, run and passages -> requests for rank_llm.",
+        "  qpeft rerank run.bm25.txt -c squad.toml --adapter adapter |\n"
+        "      qpeft convert to-rank-llm -c squad.toml --hits 20 --output requests.jsonl",
+        ToRankLlmOptions,
+        to_rank_llm,
     ),
 }

@@ -16,9 +16,9 @@ from qpeft_rerank.dense.encoder import Encoder, check_probe
 from qpeft_rerank.dense.index import DESCRIPTION, DOCIDS, FORMAT, INDEX, is_dense_index
 from qpeft_rerank.dense.vectors import PROBE_FILE, read_probe
 from qpeft_rerank.errors import InputError, one_line
-from qpeft_rerank.files import Source, read_lines
+from qpeft_rerank.files import read_lines
 from qpeft_rerank.rankings import Ranking, ScoredDoc
-from qpeft_rerank.topics import as_topics
+from qpeft_rerank.topics import Topics, as_topics
 
 TOPICS = 256  # encoded and searched at once: a run begins to flow after the first few
 
@@ -90,7 +90,7 @@ def set_effort(index: DenseIndex, ef_search: int | None = None, probes: int | No
 
 def search_dense(
     index: DenseIndex | str | Path,
-    topics: Source | Mapping[str, str],
+    topics: Topics,
     encoder: Encoder,
     hits: int = 100,
     threads: int = 1,

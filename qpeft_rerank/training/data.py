@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import Source, is_source, source_name
+from qpeft_rerank.files import is_source, source_name
 from qpeft_rerank.rankings import Ranking, as_ranking
-from qpeft_rerank.topics import as_topics
-from qpeft_rerank.trec import Run, as_qrels, as_rankings
+from qpeft_rerank.topics import Topics, as_topics
+from qpeft_rerank.trec import Qrels, Run, as_qrels, as_rankings
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class TrainingData:
     """
 
     run: Run
-    topics: Source | Mapping[str, str]
-    qrels: Source | Mapping[str, Mapping[str, int]]
+    topics: Topics
+    qrels: Qrels
 
     def __post_init__(self) -> None:
         qrels = as_qrels(self.qrels)

@@ -35,6 +35,18 @@ def test_convert_to_dpr_and_back(collection, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_convert_to_rank_llm_and_back(collection, capsys):
+    assert main(["convert", "to-rank-llm", "run.txt", "-c", "small.toml", "--hits", "3"]) == 0
+    out, log = capsys.readouterr()
+    assert [len(json.loads(line)["candidates"]) for line in out.splitlines()] == [3, 3, 3, 3]
+    assert log == "qpeft convert: stdout: 4 topics\n"
+    (collection / "requests.jsonl").write_text(out)
+    assert main(["convert", "rank-llm", "requests.jsonl", "--output", "back"]) == 0
+    assert capsys.readouterr().err == "qpeft convert: back: 4 questions\n"
+    assert (collection / "back" / "topics.tsv").read_text() == (collection / "topics.tsv").read_text()
+    assert (collection / "back" / "run.txt").read_text().startswith("1 Q0 a 1 9.0 rank_llm\n")
+
+
 def test_a_folder_may_be_named_like_a_form(collection, capsys):
     main(["convert", "dpr", "--output", "dpr", "no.json"])
     assert capsys.readouterr().err == "qpeft convert: error: JSON file not found: no.json\n"
@@ -43,12 +55,21 @@ def test_a_folder_may_be_named_like_a_form(collection, capsys):
 @pytest.mark.parametrize(
     "arguments, line",
     [
-        ([], "qpeft convert: error: name a form: dpr, to-dpr (see qpeft convert --help)"),
-        (["drp"], "qpeft convert: error: there is no form 'drp' (did you mean dpr?); there are dpr, to-dpr"),
+        (
+            [],
+            "qpeft convert: error: name a form: dpr, to-dpr, rank-llm, to-rank-llm "
+            "(see qpeft convert --help)",
+        ),
+        (
+            ["drp"],
+            "qpeft convert: error: there is no form 'drp' (did you mean dpr?); "
+            "there are dpr, to-dpr, rank-llm, to-rank-llm",
+        ),
         (
             ["--output", "nq", "dpr", "x.json"],
             "qpeft convert: error: name the form first, before --output: "
-            "qpeft convert dpr or qpeft convert to-dpr",
+            "qpeft convert dpr or qpeft convert to-dpr or qpeft convert rank-llm "
+            "or qpeft convert to-rank-llm",
         ),
         (["dpr"], "qpeft convert: error: no file given: name a DPR JSON file, or '-' for stdin"),
         (["dpr", "x.json"], "qpeft convert: error: no folder given: name one with --output"),
