@@ -109,7 +109,7 @@ def search(
 
     Args:
         index: the folder of a Lucene index, or the name of one of Pyserini's prebuilt indexes.
-        topics: the query by topic id, or a file or name of topics.
+        topics: the query by topic id, or a file, name or data frame of topics.
         hits: how many documents at most per topic. k1, b: BM25's parameters; the defaults are Anserini's.
             (Given the name ``msmarco-v1-passage``, Pyserini's own command sets 0.82 and 0.68 unless told;
             here the defaults hold for every index.)

@@ -21,7 +21,7 @@ import numpy as np
 
 from qpeft_rerank.corpora import Passage, contents_of
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import atomic_write, is_source, source_name
+from qpeft_rerank.files import atomic_write, start_of_message
 from qpeft_rerank.rankings import Ranking, ScoredDoc
 from qpeft_rerank.trec import Run, as_rankings
 
@@ -114,8 +114,7 @@ def document_run(
         ]
         yield Ranking(qid, sorted(scored, key=lambda doc: -doc.score)[:hits])
     if empty:
-        name = f"{source_name(rankings)}: " if is_source(rankings) else ""
-        raise InputError(f"{name}the run is empty: there is nothing to join")
+        raise InputError(f"{start_of_message(rankings)}the run is empty: there is nothing to join")
     if not cut_any and example is not None:
         raise InputError(f"no id of the run has the separator {separator!r} (one is {example!r})")
 

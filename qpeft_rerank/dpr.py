@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from qpeft_rerank.corpora import Passage
-from qpeft_rerank.errors import FormatError, InputError, MissingTopicError
+from qpeft_rerank.errors import FormatError, InputError
 from qpeft_rerank.files import Source, atomic_write, read_lines, source_name
 from qpeft_rerank.passages import all_passages
 from qpeft_rerank.question_files import (
@@ -23,6 +23,7 @@ from qpeft_rerank.question_files import (
     candidates_of,
     id_field,
     json_line,
+    query_of,
     ranking_in_order,
     text_field,
     to_trec_files,
@@ -145,11 +146,10 @@ def trec_to_dpr(
     topics, qrels = as_topics(topics), as_qrels(qrels)
 
     def records() -> Iterator[dict]:
-        for qid, docs in candidates_of(run):
+        for qid, scores in candidates_of(run):
             positives = {docid: grade for docid, grade in qrels.get(qid, {}).items() if grade >= 1}
             if not positives:
                 continue
-            scores = dict(docs)
             negatives = [docid for docid in scores if docid not in positives]
             found = all_passages(passages, [*positives, *negatives], qid)
             yield {
@@ -177,8 +177,8 @@ def trec_to_dpr_retrieval(
     topics, qrels = as_topics(topics), as_qrels(qrels)
 
     def records() -> Iterator[dict]:
-        for qid, docs in candidates_of(run):
-            scores, grades = dict(docs), qrels.get(qid, {})
+        for qid, scores in candidates_of(run):
+            grades = qrels.get(qid, {})
             found = all_passages(passages, list(scores), qid)
             ctxs = [
                 _ctx("id", found[docid], scores) | {"has_answer": grades.get(docid, 0) >= 1}
@@ -190,9 +190,8 @@ def trec_to_dpr_retrieval(
 
 
 def _question(topics: Mapping[str, str], qid: str, answers: Mapping | None) -> dict:
-    if qid not in topics:
-        raise MissingTopicError(qid)
-    return {"question_id": qid, "question": topics[qid], "answers": list((answers or {}).get(qid, []))}
+    question = query_of(topics, qid)
+    return {"question_id": qid, "question": question, "answers": list((answers or {}).get(qid, []))}
 
 
 def _ctx(id_key: str, passage: Passage, scores: Mapping[str, float]) -> dict:

@@ -79,7 +79,8 @@ def evaluate(
     Args:
         run: a TREC run (path, "-" for stdin, or an open text file), rankings, or topic -> docid -> score, as
             pytrec_eval takes it, or topic -> its ranking.
-        qrels: TREC qrels (path, Pyserini name, or an open text file), or topic -> docid -> grade.
+        qrels: TREC qrels (path, Pyserini name, or an open text file), topic -> docid -> grade, or a data
+            frame.
         measures: names in either spelling, see ``qpeft_rerank.measures``.
         relevance_level: the lowest grade that counts as relevant. It does not hold for measures that use the
             grades themselves, and those with a level in their name, as ``AP(rel=2)``.
@@ -229,13 +230,12 @@ def _summary(
 
 
 def _judged_topics(qrels: Qrels) -> dict[str, dict[str, int]]:
-    if isinstance(qrels, Mapping):
-        for qid, topic in qrels.items():
-            _check_ids(qid, topic)
-    else:
+    if not isinstance(qrels, Mapping):
         from qpeft_rerank.trec import as_qrels
 
         qrels = as_qrels(qrels)
+    for qid, topic in qrels.items():
+        _check_ids(qid, topic)
     judged: dict[str, dict[str, int]] = {}
     for qid, topic in qrels.items():
         if not topic:

@@ -42,7 +42,7 @@ def explain_run(
 
     Args:
         rankings: a run (`trec.Run`); best one that the same reranker made.
-        topics: query text by topic id, or a file or name of topics.
+        topics: query text by topic id, or a file, name or data frame of topics.
         passages: where the texts come from (`open_passages`).
         reranker: its method must be a query likelihood.
         depth: passages of each topic.

@@ -41,7 +41,12 @@ def source_name(source: Source) -> str:
 
 def is_source(given: object) -> bool:
     """Whether this is a path or an open file, not what has been read from one."""
-    return isinstance(given, (str, os.PathLike)) or hasattr(given, "read")
+    return isinstance(given, (str, os.PathLike)) or callable(getattr(given, "read", None))
+
+
+def start_of_message(given: Any) -> str:
+    """The name of a file as the start of a message; nothing for what is in memory."""
+    return f"{source_name(given)}: " if is_source(given) else ""
 
 
 def read_if_source(given: Any, read: Callable[[Source], Any], kind: type, what: str) -> Any:

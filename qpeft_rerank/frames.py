@@ -17,7 +17,9 @@ Other columns are left alone. pandas is not imported: who has a frame has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from math import isnan
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from qpeft_rerank.corpora import Passage
@@ -54,14 +56,17 @@ def qrels_of_frame(frame: Frame) -> dict[str, dict[str, int]]:
 
 
 def topics_of_frame(frame: Frame) -> dict[str, str]:
-    """Topics as qid -> text, of their own frame or of a run's; those whose query is no text are left out.
+    """Topics as qid -> text, of their own frame or of a run's; a missing query (None, NaN) is a blank text.
 
-    InputError for a missing column, a qid that is no text, a topic with two queries.
+    InputError for a missing column, a qid that is no text, a query of another type, a topic with two queries.
     """
     topics: dict[str, str] = {}
     for qid, query in _rows(frame, "topics", "qid", "query"):
-        if isinstance(query, str) and topics.setdefault(qid, query) != query:
-            raise InputError(f"topics: topic {qid!r} has two queries: {topics[qid]!r:.60} and {query!r:.60}")
+        text = _text(query)
+        if text is None:
+            raise InputError(f"topics: topic {qid!r}: the query {query!r} is no text")
+        if topics.setdefault(qid, text) != text:
+            raise InputError(f"topics: topic {qid!r} has two queries: {topics[qid]!r:.60} and {text!r:.60}")
     return topics
 
 
@@ -80,9 +85,11 @@ def rerank_frame(
 
     Args:
         frame: with the columns ``qid, query, docno`` and the passage's text; with ``score``, the first
-            stage's, or without: then the order of rows counts, and the model alone ranks.
+            stage's (equal ones as trec_eval has them, by docid, descending), or without: then the order of
+            rows counts, and the model alone ranks.
         scorer, depth, missing, on_missing, progress, weight: as for `reranking.rerank`.
-        text, title: columns of the passage's text and title; there need not be titles.
+        text, title: columns of the passage's text and title, the same for every topic (no snippets); there
+            need not be titles.
 
     Returns:
         The frame's rows with new ``score`` and ``rank`` (from 0), topic by topic as they first come, best
@@ -125,20 +132,33 @@ class _FramePassages:
         titled = title in frame.columns
         self._passages: dict[str, Passage] = {}
         for docid, contents, head in _rows(frame, "run", "docno", text, title if titled else text):
-            if not isinstance(contents, str):  # None or NaN
+            if not isinstance(contents, str):
                 continue
-            passage = Passage(docid, head if titled and isinstance(head, str) else "", contents)
+            passage = Passage(docid, (_text(head) or "") if titled else "", contents)
             if self._passages.setdefault(docid, passage) != passage:
-                raise InputError(f"run: passage {docid!r} has two texts (or titles) in the frame")
+                raise InputError(
+                    f"run: passage {docid!r} has two texts (or titles) in the frame: they must be the same"
+                    " for every topic, no snippets"
+                )
 
-    def get(self, docids: Sequence[str]) -> Mapping[str, Passage]:
+    def get(self, docids: Sequence[str]) -> dict[str, Passage]:
         """See :class:`~qpeft_rerank.passages.Passages`."""
         return {docid: self._passages[docid] for docid in docids if docid in self._passages}
+
+
+def _text(value: Any) -> str | None:
+    """A text; "" where there is none (None, NaN, NA); None for what is something else."""
+    if isinstance(value, str):
+        return value
+    missing = value is None or type(value).__name__ == "NAType" or isinstance(value, float) and isnan(value)
+    return "" if missing else None
 
 
 def _by_topic(frame: Frame, what: str, value: str, unique: bool) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for qid, docid, number in _rows(frame, what, "qid", "docno", value):
+        if not isinstance(number, Real):
+            raise InputError(f"{what}: topic {qid!r}, {docid!r}: the {value} {number!r} is no number")
         docs = found.setdefault(qid, {})
         if docid in docs and (unique or docs[docid] != number):
             again = "" if unique else " with two grades"
@@ -149,14 +169,17 @@ def _by_topic(frame: Frame, what: str, value: str, unique: bool) -> dict[str, di
 
 def _rows(frame: Frame, what: str, *names: str) -> Iterator[tuple[Any, ...]]:
     """The rows of these columns, as Python's own types; ids must be text."""
+    there = list(frame.columns)
     for name in names:
-        if name not in frame.columns:
-            there = ", ".join(map(str, frame.columns))
-            raise InputError(f"{what}: the frame has no column {name!r}, only: {there}")
+        if there.count(name) != 1:
+            problem = "more than one column" if name in there else "no column"
+            raise InputError(
+                f"{what}: the frame has {problem} {name!r}; it has: {', '.join(map(str, there))}"
+            )
     columns = [frame[name].tolist() for name in names]
     for name, column in zip(names, columns):
         for one in column if name in ("qid", "docno") else ():
             if not isinstance(one, str):
-                advice = f'ids are text: frame.astype({{"{name}": str}})'
+                advice = f"ids are text: read them as such, pandas.read_csv(..., dtype={{{name!r}: str}})"
                 raise InputError(f"{what}: the column {name!r} has {one!r}, which is no text ({advice})")
     return zip(*columns)

@@ -67,7 +67,7 @@ def tune_weights(
 
     Args:
         pools: what the runs have for each topic (`pool_runs`). All are held in memory.
-        qrels: topic -> docid -> grade, or a file or name of qrels.
+        qrels: topic -> docid -> grade, or a file, name or data frame of qrels.
         measure: one measure, higher is better; as for `evaluate`.
         hits: documents of a topic that are kept.
         on_trial: hears of each trial; its value is that of all topics.

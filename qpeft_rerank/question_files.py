@@ -6,7 +6,7 @@ The forms themselves, DPR's and rank_llm's, are in `dpr` and `rank_llm`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import isfinite
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from qpeft_rerank.corpora import Passage, contents_of
-from qpeft_rerank.errors import FormatError, InputError
-from qpeft_rerank.files import Source, atomic_write, source_name
+from qpeft_rerank.errors import FormatError, InputError, MissingTopicError
+from qpeft_rerank.files import Source, atomic_write, is_regular_file, source_name, start_of_message
 from qpeft_rerank.json_records import read_records
 from qpeft_rerank.rankings import Ranking, ScoredDoc, as_ranking
 from qpeft_rerank.topics import format_topic
@@ -48,7 +48,7 @@ def to_trec_files(
     parse: Callable[[dict[str, Any], int], Question],
     output_dir: str | Path,
     tag: str,
-    files: Iterable[str],
+    files: Sequence[str],
 ) -> int:
     """Write ``corpus.jsonl`` and those of ``files`` (names out of `_LINES`) from a file of questions.
 
@@ -59,12 +59,17 @@ def to_trec_files(
         The number of questions.
 
     Raises:
-        FormatError: with file and record, or with the file if it has no question. No file is written then.
+        InputError: ``output_dir`` is no folder, or the source is one of the files to write.
+        FormatError: with file and record, or with the file if it has no question or no passage. No file is
+            written then.
     """
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write to {folder}: it is not a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder / file for file in (*files, "corpus.jsonl")):
+        if is_regular_file(source) and path.exists() and path.samefile(source):
+            raise InputError(f"{path}: is the input: write to another folder")
     name = source_name(source)
     qids: set[str] = set()
     docids: set[str] = set()
@@ -90,17 +95,34 @@ def to_trec_files(
                 raise FormatError(name, None, f"record {number}: {error}") from None
         if not qids:
             raise FormatError(name, None, "there is no question in it")
+        if not docids:
+            raise FormatError(name, None, "no question has a passage")
     return len(qids)
 
 
-def candidates_of(run: Run) -> Iterator[Ranking]:
-    """The rankings of a run that is to become such a file. InputError if there is none."""
-    empty = True
-    for ranking in map(as_ranking, as_rankings(run)):
-        empty = False
-        yield ranking
-    if empty:
-        raise InputError("the run is empty: there is nothing to convert")
+def candidates_of(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
+    """Topics and their candidates, docid -> score in the run's order, of a run that is to become such a file.
+
+    InputError for an empty run, a topic that returns, a document that a topic has twice.
+    """
+    seen: set[str] = set()
+    for qid, docs in map(as_ranking, as_rankings(run)):
+        scores = {docid: float(score) for docid, score in docs}
+        if qid in seen:
+            raise InputError(f"topic {qid!r} comes twice in the run")
+        if len(scores) != len(docs):
+            raise InputError(f"topic {qid!r} has a document twice")
+        seen.add(qid)
+        yield qid, scores
+    if not seen:
+        raise InputError(f"{start_of_message(run)}the run is empty: there is nothing to convert")
+
+
+def query_of(topics: Mapping[str, str], qid: str) -> str:
+    """The text of a topic. MissingTopicError if there is none."""
+    if not topics.get(qid, "").strip():
+        raise MissingTopicError(qid, blank=qid in topics)
+    return topics[qid]
 
 
 def text_field(record: Mapping[str, Any], key: str) -> str:
@@ -136,7 +158,7 @@ def ranking_in_order(qid: str, candidates: Mapping[str, Mapping[str, Any]]) -> R
 def _score(value: Any) -> float | None:
     try:
         score = float(value)  # DPR writes scores as strings
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return score if isfinite(score) else None
 

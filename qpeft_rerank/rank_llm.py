@@ -7,12 +7,11 @@ that has language models rerank whole lists of candidates.
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from qpeft_rerank.corpora import Passage, passage_of_record
-from qpeft_rerank.errors import InputError, MissingTopicError
+from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import Source, atomic_write
 from qpeft_rerank.passages import all_passages
 from qpeft_rerank.question_files import (
@@ -20,6 +19,7 @@ from qpeft_rerank.question_files import (
     candidates_of,
     id_field,
     json_line,
+    query_of,
     ranking_in_order,
     text_field,
     to_trec_files,
@@ -80,22 +80,20 @@ def trec_to_rank_llm(
     """Write requests for rank_llm as JSON lines: the first ``hits`` candidates of each topic of the run.
 
     A passage's ``doc`` is its ``title``, if it has one, and its ``text``. Returns the number of topics.
-    Raises InputError for an empty run, MissingTopicError or MissingPassageError for what topics or passages
-    do not have.
+    Raises InputError for an empty run, or one with a topic or a topic's document twice, MissingTopicError or
+    MissingPassageError for what topics or passages do not have.
     """
     if hits < 1:
         raise InputError(f"hits: {hits} is not at least 1")
     topics, written = as_topics(topics), 0
     with atomic_write(target) as out:
-        for qid, docs in candidates_of(run):
-            if qid not in topics:
-                raise MissingTopicError(qid)
-            scores = dict(islice(docs, hits))
-            found = all_passages(passages, list(scores), qid)
+        for qid, scores in candidates_of(run):
+            query = {"text": query_of(topics, qid), "qid": qid}
+            found = all_passages(passages, docids := list(scores)[:hits], qid)
             candidates = [
-                {"docid": docid, "score": score, "doc": _doc(found[docid])} for docid, score in scores.items()
+                {"docid": docid, "score": scores[docid], "doc": _doc(found[docid])} for docid in docids
             ]
-            out.write(json_line({"query": {"text": topics[qid], "qid": qid}, "candidates": candidates}))
+            out.write(json_line({"query": query, "candidates": candidates}))
             written += 1
     return written
 

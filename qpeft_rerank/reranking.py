@@ -25,6 +25,7 @@ from qpeft_rerank.errors import (
     named_pairs,
 )
 from qpeft_rerank.files import is_source
+from qpeft_rerank.frames import Frame
 from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.prefetch import map_ahead
@@ -70,7 +71,7 @@ def rerank(
 
     Args:
         rankings: a run (`trec.Run`); of topics gone by, ids alone are kept. Read in a thread of its own.
-        topics: query text by topic id, or a file or name of topics.
+        topics: query text by topic id, or a file, name or data frame of topics.
         passages: where candidates' texts come from (`open_passages`); asked in that thread, too.
         scorer: a `Reranker`, or anything with ``score(pairs)``.
         depth: how many candidates of a topic are scored.
@@ -89,7 +90,7 @@ def rerank(
         PairError: a pair that cannot be scored, by qid and docid.
     """
     rankings, topics = _each_once(as_rankings(rankings)), as_topics(topics)
-    if is_source(passages) or type(passages) is dict:  # whose `get` is another one
+    if is_source(passages) or type(passages) is dict or isinstance(passages, Frame):  # their `get` is another
         raise InputError("passages: open them with open_passages(index=...) or open_passages(corpus=...)")
     if depth < 1:
         raise InputError(f"depth: {depth} is not at least 1")

@@ -103,10 +103,11 @@ def as_topics(topics: Topics) -> Mapping[str, str]:
     return read_if_source(topics, read_topics, Mapping, "topics")
 
 
-def write_topics(topics: Mapping[str, str], target: str | Path | TextIO) -> None:
+def write_topics(topics: Topics, target: str | Path | TextIO) -> None:
     """Write topics as TSV. Line breaks and tabs become spaces. Raises InputError for an impossible qid."""
+    texts = as_topics(topics)
     with atomic_write(target) as out:
-        for qid, text in topics.items():
+        for qid, text in texts.items():
             out.write(format_topic(qid, text))
 
 

@@ -194,10 +194,11 @@ def as_qrels(qrels: Qrels) -> Mapping[str, Mapping[str, int]]:
     return found
 
 
-def write_qrels(qrels: Mapping[str, Mapping[str, int]], target: str | Path | TextIO) -> None:
-    """Write qrels (qid -> docid -> grade) in the order given."""
+def write_qrels(qrels: Qrels, target: str | Path | TextIO) -> None:
+    """Write qrels in the order given."""
+    judged = as_qrels(qrels)
     with atomic_write(target) as out:
-        for qid, grades in qrels.items():
+        for qid, grades in judged.items():
             out.write(format_qrels(qid, grades))
 
 
@@ -206,7 +207,7 @@ def format_qrels(qid: str, grades: Mapping[str, int]) -> str:
     for word in (qid, *grades):
         if not word or any(space in word for space in _WHITE_SPACE):
             raise InputError(f"topic {qid!r}: the id {word!r} is empty or has white space")
-    return "".join([f"{qid} 0 {docid} {grade:d}\n" for docid, grade in grades.items()])
+    return "".join([f"{qid} 0 {docid} {int(grade)}\n" for docid, grade in grades.items()])
 
 
 def _read_topics(source: Source) -> Iterator[Stretch]:

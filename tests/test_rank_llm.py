@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qpeft_rerank.errors import FormatError, InputError, MissingPassageError, MissingTopicError
 from qpeft_rerank.passages import open_passages
 from qpeft_rerank.rank_llm import rank_llm_to_trec, trec_to_rank_llm
+from qpeft_rerank.rankings import Ranking, ScoredDoc
 from qpeft_rerank.topics import read_topics
 from qpeft_rerank.trec import load_run
 
@@ -72,6 +74,36 @@ def test_results_with_more_fields_and_integer_ids_are_read(tmp_path: Path) -> No
     assert record == {"id": "12", "title": "Title", "contents": "Title\nText"}
 
 
+def test_a_score_beyond_all_floats_is_made_from_the_rank_and_an_id_may_be_0(tmp_path: Path) -> None:
+    record = {"query": {"text": "first", "qid": 0}, "candidates": [candidate(0, 10**400, content="Text")]}
+    convert(tmp_path, [record])
+    assert load_run(tmp_path / "trec" / "run.txt")["0"].docs == [("0", 1.0)]
+
+
+def test_the_tag_is_the_last_column(tmp_path: Path) -> None:
+    (tmp_path / "requests.jsonl").write_text(json.dumps(RECORDS[1]))
+    rank_llm_to_trec(tmp_path / "requests.jsonl", tmp_path / "trec", tag="mine")
+    assert (tmp_path / "trec" / "run.txt").read_text() == "q2 Q0 d1 1 3.0 mine\n"
+
+
+def test_candidates_are_written_in_the_order_of_the_ranking_with_plain_scores(tmp_path: Path) -> None:
+    convert(tmp_path, RECORDS)
+    passages, out = open_passages(corpus=tmp_path / "trec" / "corpus.jsonl"), io.StringIO()
+    ranking = Ranking("q", [ScoredDoc("d1", 1), ScoredDoc("d2", np.float32(2.5))])
+    trec_to_rank_llm({"q": "text"}, [ranking], passages, out)
+    found = [(c["docid"], c["score"]) for c in json.loads(out.getvalue())["candidates"]]
+    assert found == [("d1", 1.0), ("d2", 2.5)] and '"score": 1.0' in out.getvalue()
+
+
+def test_the_source_is_not_overwritten(tmp_path: Path) -> None:
+    convert(tmp_path, RECORDS)
+    requests = tmp_path / "trec" / "topics.tsv"
+    requests.write_text(json.dumps(RECORDS[0]))
+    with pytest.raises(InputError, match="trec/topics.tsv: is the input: write to another folder"):
+        rank_llm_to_trec(requests, tmp_path / "trec")
+    assert json.loads(requests.read_text()) == RECORDS[0]
+
+
 def test_only_the_first_hits_are_written(tmp_path: Path) -> None:
     convert(tmp_path, RECORDS)
     folder, out = tmp_path / "trec", io.StringIO()
@@ -90,6 +122,13 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         trec_to_rank_llm({"007": "first"}, {"q3": {"d1": 1.0}}, passages, io.StringIO())
     with pytest.raises(MissingPassageError, match="passage 'd9' .candidate of topic '007'. is not in"):
         trec_to_rank_llm({"007": "first"}, {"007": {"d9": 1.0}}, passages, io.StringIO())
+    with pytest.raises(MissingTopicError, match="topic 'q1' of the run has no text"):
+        trec_to_rank_llm({"q1": " "}, {"q1": {"d1": 1.0}}, passages, io.StringIO())
+    docs = [("d1", 2.0), ("d1", 1.0)]
+    with pytest.raises(InputError, match="topic '007' has a document twice"):
+        trec_to_rank_llm({"007": "first"}, [("007", docs)], passages, io.StringIO())
+    with pytest.raises(InputError, match="topic '007' comes twice in the run"):
+        trec_to_rank_llm({"007": "first"}, [("007", docs[:1])] * 2, passages, io.StringIO())
     with pytest.raises(InputError, match="the run is empty: there is nothing to convert"):
         trec_to_rank_llm({"007": "first"}, {}, passages, tmp_path / "none.jsonl")
     assert not (tmp_path / "none.jsonl").exists()
@@ -102,6 +141,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         ({"query": {"qid": "1"}, "candidates": []}, "'text' is missing or not a string"),
         ({"query": {"text": "x"}, "candidates": []}, "'qid' of the query is missing"),
         ({"query": {"text": "x", "qid": "1 2"}, "candidates": []}, "'qid' has white space"),
+        ({"query": {"text": "x", "qid": True}, "candidates": []}, "'qid' is not a string or an integer"),
         ({"query": {"text": "x", "qid": "1"}}, "'candidates' is missing or not a list of passages"),
         (
             {"query": {"text": "x", "qid": "1"}, "candidates": [{"doc": {}}]},
@@ -125,4 +165,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_wrong_record_is_named_and_nothing_is_written(tmp_path: Path, record: dict, message: str) -> None:
     with pytest.raises(FormatError, match=f"requests.jsonl: record 3: {message}"):
         convert(tmp_path, [*RECORDS, record])
+    assert list((tmp_path / "trec").iterdir()) == []
+
+
+def test_questions_without_any_passage_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="requests.jsonl: no question has a passage"):
+        convert(tmp_path, [{"query": {"text": "x", "qid": "1"}, "candidates": []}])
     assert list((tmp_path / "trec").iterdir()) == []

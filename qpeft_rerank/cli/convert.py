@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qpeft_rerank.cli.options import Verb, option
-from qpeft_rerank.cli.shared_options import InputRunOptions, PassageOptions, QrelsOptions, TopicsOptions
+from qpeft_rerank.cli.shared_options import (
+    InputRunOptions,
+    PassageOptions,
+    QrelsOptions,
+    TopicsOptions,
+    check_output,
+    check_runtag,
+    check_stdin,
+)
 from qpeft_rerank.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -56,12 +64,14 @@ def to_dpr(options: ToDprOptions) -> None:
     """TREC files -> DPR."""
     from qpeft_rerank.dpr import read_answers, trec_to_dpr, trec_to_dpr_retrieval
 
+    check_stdin(options, topics=options.topics, qrels=options.qrels)
     source = options.run_source()
+    check_output(options.output, source, options.topics, options.qrels, options.corpus, options.answers)
     topics, qrels = options.read_topics(), options.qrels_source()
     answers = read_answers(options.answers) if options.answers is not None else None
     write = trec_to_dpr if options.kind == "training" else trec_to_dpr_retrieval
     count = write(topics, source, qrels, options.open_passages(), options.output, answers)
-    _log_written(options.output, count, "questions")
+    _log_written(options.output, count)
 
 
 @dataclass(kw_only=True)
@@ -91,9 +101,7 @@ class ToRankLlmOptions(InputRunOptions, PassageOptions, TopicsOptions):
 
     title: ClassVar[str] = "options"
 
-    output: str = option(
-        "-", "file of JSON lines to write (.gz: compressed; default: stdout)", metavar="FILE"
-    )
+    output: str = option("-", "file of JSON lines to write (default: stdout)", metavar="FILE")
     hits: int = option(100, "candidates of each topic to write", least=1)
 
 
@@ -101,9 +109,12 @@ def to_rank_llm(options: ToRankLlmOptions) -> None:
     """TREC files -> rank_llm."""
     from qpeft_rerank.rank_llm import trec_to_rank_llm
 
-    source, topics = options.run_source(), options.read_topics()
-    count = trec_to_rank_llm(topics, source, options.open_passages(), options.output, options.hits)
-    _log_written(options.output, count, "topics")
+    check_stdin(options, topics=options.topics)
+    source = options.run_source()
+    check_output(options.output, source, options.topics, options.corpus)
+    passages, topics = options.open_passages(), options.read_topics()
+    count = trec_to_rank_llm(topics, source, passages, options.output, options.hits)
+    _log_written(options.output, count)
 
 
 def _convert(
@@ -113,11 +124,13 @@ def _convert(
         raise InputError(f"no file given: name a {form} JSON file, or '-' for stdin")
     if options.output is None:
         raise InputError("no folder given: name one with --output")
-    _log_written(options.output, convert(options.file, options.output, options.runtag), "questions")
+    check_runtag(options.runtag)
+    _log_written(options.output, convert(options.file, options.output, options.runtag))
 
 
-def _log_written(output: str, count: int, what: str) -> None:
-    _log.info("%s: %s %s", "stdout" if output == "-" else output, f"{count:,}", what)
+def _log_written(output: str, count: int) -> None:
+    name, plural = "stdout" if output == "-" else output, "" if count == 1 else "s"
+    _log.info("%s: %s topic%s", name, f"{count:,}", plural)
 
 
 VERBS = {

@@ -34,7 +34,7 @@ class ExplainOptions(InputRunOptions, ScorerOptions, PassageOptions, TopicsOptio
     def check(self) -> None:
         """Raise `InputError` for flags that do not go together."""
         self.check_scorer()
-        check_stdin(self, self.topics)
+        check_stdin(self, topics=self.topics)
 
 
 def run(options: ExplainOptions) -> None:

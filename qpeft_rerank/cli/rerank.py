@@ -92,7 +92,7 @@ class RerankOptions(
             raise InputError(f"--weight: {self.weight} is not between 0 and 1")
         if self.processes > 1 and self.device_map is not None:
             raise InputError("--processes and --device-map: each process has the whole model on one device")
-        check_stdin(self, self.topics)
+        check_stdin(self, topics=self.topics)
         if self.resume and self.output in STDOUT:
             raise InputError("--resume needs --output: what went to stdout cannot be continued")
         self.check_documents()

@@ -209,14 +209,20 @@ class OutputRunOptions:
     runtag: str | None = option(None, "last column of the run (default: name of the method)", metavar="TAG")
 
     def __post_init__(self) -> None:
-        if self.runtag and re.search(r"\s", self.runtag, re.ASCII):  # now, not when a model has been loaded
-            raise InputError(f"--runtag: {self.runtag!r} has white space: it is one column of the run")
+        check_runtag(self.runtag)  # now, not when a model has been loaded
 
 
-def check_stdin(run: InputRunOptions, topics: str | None) -> None:
-    """Raise `InputError` where stdin is to be the run and the topics."""
-    if topics == "-" and (run.run or run.run_file or "-") == "-":
-        raise InputError("the run and the topics cannot both come from stdin")
+def check_runtag(tag: str | None) -> None:
+    """Raise `InputError` for a tag with white space."""
+    if tag and re.search(r"\s", tag, re.ASCII):
+        raise InputError(f"--runtag: {tag!r} has white space: it is one column of the run")
+
+
+def check_stdin(run: InputRunOptions, **others: str | None) -> None:
+    """Raise `InputError` where stdin is to be the run and, by its name, another input."""
+    for name, source in others.items():
+        if source == "-" and (run.run or run.run_file or "-") == "-":
+            raise InputError(f"the run and the {name} cannot both come from stdin")
 
 
 def stdin_run() -> str:

@@ -103,7 +103,7 @@ def search_dense(
 
     Args:
         index: an open index, or its folder.
-        topics: the query by topic id, or a file or name of topics.
+        topics: the query by topic id, or a file, name or data frame of topics.
         encoder: the one that made the vectors.
         hits: documents per topic. threads: of Faiss.
         remove_query: leave out the document whose id is the topic's (ArguAna, Quora).

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import is_source, source_name
+from qpeft_rerank.files import start_of_message
 from qpeft_rerank.rankings import Ranking, as_ranking
 from qpeft_rerank.topics import Topics, as_topics
 from qpeft_rerank.trec import Qrels, Run, as_qrels, as_rankings
@@ -30,7 +30,7 @@ class TrainingData:
     def __post_init__(self) -> None:
         qrels = as_qrels(self.qrels)
         if not qrels:
-            raise InputError(f"{_name(self.qrels)}the qrels are empty")
+            raise InputError(f"{start_of_message(self.qrels)}the qrels are empty")
         as_rankings(self.run)  # says now what is no run; a file is not opened yet
         run = self.run if isinstance(self.run, _Run) else _Run(self.run)
         for name, value in (("run", run), ("topics", as_topics(self.topics)), ("qrels", qrels)):
@@ -50,9 +50,4 @@ class _Run:
             yield as_ranking(ranking)
         if empty:
             again = " (it was read before: give a file or a list)" if before else ""
-            raise InputError(f"{_name(self._given)}the run is empty{again}")
-
-
-def _name(given: object) -> str:
-    """The name of a file as the start of a message; nothing for what is in memory."""
-    return f"{source_name(given)}: " if is_source(given) else ""  # type: ignore[arg-type]
+            raise InputError(f"{start_of_message(self._given)}the run is empty{again}")

@@ -42,7 +42,7 @@ def test_convert_to_rank_llm_and_back(collection, capsys):
     assert log == "qpeft convert: stdout: 4 topics\n"
     (collection / "requests.jsonl").write_text(out)
     assert main(["convert", "rank-llm", "requests.jsonl", "--output", "back"]) == 0
-    assert capsys.readouterr().err == "qpeft convert: back: 4 questions\n"
+    assert capsys.readouterr().err == "qpeft convert: back: 4 topics\n"
     assert (collection / "back" / "topics.tsv").read_text() == (collection / "topics.tsv").read_text()
     assert (collection / "back" / "run.txt").read_text().startswith("1 Q0 a 1 9.0 rank_llm\n")
 
@@ -77,6 +77,26 @@ def test_a_folder_may_be_named_like_a_form(collection, capsys):
         (
             ["to-dpr", "run.txt", "--topics", "topics.tsv", "--qrels", "qrels.txt", "--answers", "run.txt"],
             "qpeft convert: error: run.txt:1: expected a JSON object with qid and answers",
+        ),
+        (
+            ["to-dpr", "run.txt", "-c", "small.toml", "--corpus", "corpus.jsonl", "--output", "corpus.jsonl"],
+            "qpeft convert: error: corpus.jsonl: is the input corpus.jsonl: write to another file",
+        ),
+        (
+            ["to-rank-llm", "run.txt", "-c", "small.toml", "--output", "run.txt"],
+            "qpeft convert: error: run.txt: is the input run.txt: write to another file",
+        ),
+        (
+            ["to-dpr", "-c", "small.toml", "--qrels", "-"],
+            "qpeft convert: error: the run and the qrels cannot both come from stdin",
+        ),
+        (
+            ["to-rank-llm", "-c", "small.toml", "--topics", "-"],
+            "qpeft convert: error: the run and the topics cannot both come from stdin",
+        ),
+        (
+            ["rank-llm", "x.jsonl", "--output", "back", "--runtag", "a b"],
+            "qpeft convert: error: --runtag: 'a b' has white space: it is one column of the run",
         ),
     ],
 )
