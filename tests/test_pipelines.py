@@ -49,6 +49,91 @@ def test_figures_are_checked_against_the_expected_ones(tmp_path: Path) -> None:
     assert len(broken.stderr.splitlines()) == 1
 
 
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """What `study.sh` leaves, of two systems with two seeds each."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "small.toml").write_text('name = "small"\n')
+    (folder / "qrels.test.txt").write_text("1 0 a 1\n2 0 b 1\n")
+    first = {"bm25": "ab", "rm3": "ba", "hard-prompt": "ba", "qpeft-a": "ab", "qpeft-a.seed1": "ba"}
+    for system, docs in {**first, "bm25+qpeft-a": "ab", "bm25+qpeft-a.seed1": "ab"}.items():
+        rankings = [Ranking("1", [ScoredDoc(docs[0], 2.0), ScoredDoc(docs[1], 1.0)])]
+        write_run(rankings, folder / f"run.small.{system}.test.txt", "x")
+        if "+" not in system and system not in ("bm25", "rm3"):
+            record = {
+                "settings": {"passages": "the index out/small/index", "topics": None, "prompt": "a / b"}
+            }
+            (folder / f"run.small.{system}.test.txt.json").write_text(json.dumps(record))
+    for system in ("qpeft-a", "qpeft-a.seed1"):
+        adapter = folder / f"adapter.{system}"
+        adapter.mkdir()
+        record = {"trained_parameters": 1_704_448, "settings": {"run": str(folder / "run.txt"), "k": [15]}}
+        (adapter / "training.json").write_text(json.dumps(record))
+        (adapter / "adapter_model.safetensors").write_bytes(bytes(13_816))
+    return folder
+
+
+def test_runs_are_collected_with_records_that_name_no_folder(study: Path, tmp_path: Path) -> None:
+    target = tmp_path / "runs"
+    command = [sys.executable, str(ROOT / "pipelines" / "collect_runs.py"), str(study), str(target)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    systems = {"bm25", "hard-prompt", "qpeft-a", "qpeft-a.seed1"}
+    assert {path.name for path in target.glob("*.gz")} == {f"run.small.{s}.test.txt.gz" for s in systems}
+    assert sorted(Path(line) for line in done.stdout.splitlines()) == sorted(target.iterdir())
+    assert load_run(target / "run.small.qpeft-a.test.txt.gz") == load_run(
+        study / "run.small.qpeft-a.test.txt"
+    )
+    settings = json.loads((target / "run.small.qpeft-a.test.json").read_text())["settings"]
+    assert settings == {"passages": "the index index", "topics": None, "prompt": "a / b"}
+    record = json.loads((target / "training.qpeft-a.json").read_text())
+    assert record["settings"] == {"run": "run.txt", "k": [15]}
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    options = ["--name", "nq", "--topics", "test-half", "--only", "*.seed?"]
+    subprocess.run([*command[:-1], str(tmp_path / "some"), *options], check=True, env=environment)
+    some = ["run.nq.qpeft-a.seed1.test-half.json", "run.nq.qpeft-a.seed1.test-half.txt.gz"]
+    assert sorted(path.name for path in (tmp_path / "some").iterdir()) == [
+        *some,
+        "training.qpeft-a.seed1.json",
+    ]
+    wrong = subprocess.run([*command[:2], str(target), "x"], capture_output=True, text=True, env=environment)
+    assert wrong.returncode == 2 and "has 0 collection files, not one" in wrong.stderr
+
+
+def test_tables_are_made_of_a_studys_runs(study: Path) -> None:
+    command = [sys.executable, str(ROOT / "pipelines" / "results_table.py"), str(study)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def lines(*options: str) -> list[str]:
+        done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    # Of two judged topics one is found, at rank 1 or 2.
+    first, second = "0.5000 | 0.5000 | 0.5000", "0.3155 | 0.2500 | 0.0000"
+    rest = "**0.5000** | **0.5000** | **0.5000**"
+    best = first.replace("0.5000", "**0.5000**")
+    assert lines()[2:] == [
+        f"| BM25 | {best} | {rest} | | |",
+        f"| BM25 + RM3 | {second} | {rest} | | |",
+        f"| hard prompt | {second} | {rest} | 0 | |",
+        f"| Q-PEFT-A | {best} | {rest} | 1,704,448 | 14 kB |",
+        f"| qpeft-a.seed1 | {second} | {rest} | 1,704,448 | 14 kB |",
+        f"| BM25 and Q-PEFT-A | {best} | {rest} | 1,704,448 | 14 kB |",
+        f"| BM25 and qpeft-a.seed1 | {best} | {rest} | 1,704,448 | 14 kB |",
+    ]
+    assert lines("--seeds")[2:] == [
+        "| BM25 | 0.5000 | |",
+        "| hard prompt | 0.3155 | |",
+        "| Q-PEFT-A | 0.4077 ± 0.1305 | 0.5000 ± 0.0000 |",
+    ]
+    assert lines("--yaml")[0] == "  bm25: {nDCG@10: 0.5000, RR@10: 0.5000, Success@1: 0.5000, R@50: 0.5000}"
+
+
 def test_a_dev_split_is_made_of_train_passages(tmp_path: Path) -> None:
     docids = [f"d{n}" for n in range(300)]
     for split, qids in (("train", docids), ("test", docids[:3])):
