@@ -208,7 +208,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if not (args.work / "data.json").exists():
         prepare(args.data, args.work, args.vocabulary, args.seed)
-    development = Development(args.work, args.seed, (ROWS, LENGTH))
+    development = Development(args.work, (ROWS, LENGTH))
     model = build_model(args.vocabulary, args.seed, args.width, args.layers)
     trainer = Trainer(model, args.learning_rate, args.matrix_learning_rate)
     if args.start:

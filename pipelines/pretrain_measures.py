@@ -18,18 +18,22 @@ Losses = Callable[[Tensor, Tensor], Tensor]
 
 
 class Development:
-    """Fixed development documents and measures. ``shape``: rows and ids per row of the compiled function."""
+    """Fixed development documents and measures. ``shape``: rows and ids per row of the compiled function.
 
-    def __init__(self, folder: Path, seed: int, shape: tuple[int, int]):
+    They are the same for every run, whatever its seed: losses on other samples cannot be compared (on three
+    samples of 120 questions of squad dev, one model had 2.48, 2.59 and 2.79 nats per token).
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int]):
         self.shape = shape
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         self.layout = layout = Layout(Tokenizer.from_file(str(folder / "tokenizer.json")))
         sets = {name: Records(folder, name) for name in ("plain-dev", "squad-dev", "nq-dev")}
         chosen = rng.permutation(len(sets["plain-dev"]))[:48]
         self.plain = [layout.plain(sets["plain-dev"][i][0][: self.shape[1] - 1]) for i in chosen]
         self.pairs: dict[str, list[Document]] = {}
         for name in ("squad-dev", "nq-dev"):
-            records = [sets[name][i] for i in rng.permutation(len(sets[name]))[:120]]
+            records = [sets[name][i] for i in range(len(sets[name]))]  # one question of each passage
             self.pairs[name] = [self.ask(record[0], record[1]) for record in records]
         random = [rng.integers(3, layout.vocabulary, 40) for _ in range(24)]
         self.repeats = {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qpeft_rerank.errors import QpeftError
     from qpeft_rerank.evaluation import evaluate
     from qpeft_rerank.explaining import explain_run
-    from qpeft_rerank.frames import rerank_frame
+    from qpeft_rerank.frame_reranking import rerank_frame
     from qpeft_rerank.fusion import FusionConfig, fuse, pool_runs
     from qpeft_rerank.fusion_weights import load_weights, save_weights, tune_weights
     from qpeft_rerank.models.adapter import load_adapter, push_adapter, save_adapter
@@ -61,7 +61,7 @@ _HOME = {
     "QpeftError": "errors",
     "evaluate": "evaluation",
     "explain_run": "explaining",
-    "rerank_frame": "frames",
+    "rerank_frame": "frame_reranking",
     "FusionConfig": "fusion",
     "fuse": "fusion",
     "pool_runs": "fusion",

@@ -230,10 +230,9 @@ def _summary(
 
 
 def _judged_topics(qrels: Qrels) -> dict[str, dict[str, int]]:
-    if not isinstance(qrels, Mapping):
-        from qpeft_rerank.trec import as_qrels
+    from qpeft_rerank.trec import as_qrels
 
-        qrels = as_qrels(qrels)
+    qrels = as_qrels(qrels)
     for qid, topic in qrels.items():
         _check_ids(qid, topic)
     judged: dict[str, dict[str, int]] = {}

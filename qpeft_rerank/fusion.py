@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.rankings import Ranking, ScoredDoc, as_ranking
+from qpeft_rerank.rankings import Ranking, ScoredDoc
 from qpeft_rerank.run_scores import as_float32
 from qpeft_rerank.settings import check_settings, setting
 from qpeft_rerank.trec import Run, as_rankings
@@ -122,10 +122,8 @@ def pool_runs(runs: Sequence[Run], config: FusionConfig) -> Iterator[Pool]:
     """What `fuse` weighs, topic by topic; arguments, order and errors as there."""
     if len(runs) < 2:
         raise InputError(f"fusion needs two runs or more, not {len(runs)}")
-    return (
-        _pool(qid, rankings, config)
-        for qid, rankings in _by_topic([map(as_ranking, as_rankings(run)) for run in runs])
-    )
+    rankings = [as_rankings(run, f"run {n} of {len(runs)}") for n, run in enumerate(runs, 1)]
+    return (_pool(qid, parts, config) for qid, parts in _by_topic(rankings))
 
 
 def normalized(scores: np.ndarray, kind: str) -> np.ndarray:
@@ -209,8 +207,6 @@ def _by_topic(runs: Sequence[Iterable[Ranking]]) -> Iterator[tuple[str, list[Ran
             qid = ranking.qid
             started.setdefault(place, qid)
             parts = waiting.setdefault(qid, [None] * len(runs))
-            if qid in given or parts[place] is not None:
-                raise InputError(f"topic {qid!r} comes twice in run {place + 1} of {len(runs)}")
             parts[place] = ranking
             if all(part is not None for part in parts):
                 given.add(qid)

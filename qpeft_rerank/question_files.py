@@ -17,7 +17,7 @@ from qpeft_rerank.corpora import Passage, contents_of
 from qpeft_rerank.errors import FormatError, InputError, MissingTopicError
 from qpeft_rerank.files import Source, atomic_write, is_regular_file, source_name, start_of_message
 from qpeft_rerank.json_records import read_records
-from qpeft_rerank.rankings import Ranking, ScoredDoc, as_ranking
+from qpeft_rerank.rankings import Ranking, ScoredDoc
 from qpeft_rerank.topics import format_topic
 from qpeft_rerank.trec import Run, as_rankings, format_qrels, format_ranking
 
@@ -105,16 +105,14 @@ def candidates_of(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
 
     InputError for an empty run, a topic that returns, a document that a topic has twice.
     """
-    seen: set[str] = set()
-    for qid, docs in map(as_ranking, as_rankings(run)):
+    empty = True
+    for qid, docs in as_rankings(run):
+        empty = False
         scores = {docid: float(score) for docid, score in docs}
-        if qid in seen:
-            raise InputError(f"topic {qid!r} comes twice in the run")
         if len(scores) != len(docs):
             raise InputError(f"topic {qid!r} has a document twice")
-        seen.add(qid)
         yield qid, scores
-    if not seen:
+    if empty:
         raise InputError(f"{start_of_message(run)}the run is empty: there is nothing to convert")
 
 

@@ -84,6 +84,7 @@ class Reranker:
             trained.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
         return {
             "base_model": self.scorer.base.describe(),
+            "base_sha256": self.scorer.base.sha256(),
             "settings": self.scorer.config.to_dict(),
             "trained_sha256": trained.hexdigest(),
             "weight": self.weight,

@@ -29,7 +29,7 @@ from qpeft_rerank.frames import Frame
 from qpeft_rerank.fusion import interpolated
 from qpeft_rerank.passages import Passage, Passages
 from qpeft_rerank.prefetch import map_ahead
-from qpeft_rerank.rankings import Ranking, ScoredDoc, as_ranking
+from qpeft_rerank.rankings import Ranking, ScoredDoc
 from qpeft_rerank.reranker import WINDOW_PAIRS, PairScorer, Progress, Scoring, begin
 from qpeft_rerank.run_scores import strictly_decreasing
 from qpeft_rerank.settings import MISSING
@@ -89,7 +89,7 @@ def rerank(
         MissingTopicError, MissingPassageError: as they say.
         PairError: a pair that cannot be scored, by qid and docid.
     """
-    rankings, topics = _each_once(as_rankings(rankings)), as_topics(topics)
+    rankings, topics = as_rankings(rankings), as_topics(topics)
     if is_source(passages) or type(passages) is dict or isinstance(passages, Frame):  # their `get` is another
         raise InputError("passages: open them with open_passages(index=...) or open_passages(corpus=...)")
     if depth < 1:
@@ -114,16 +114,6 @@ def rerank(
         yield from _finish(prepared, on_missing or _ignore, progress, weight)
     if empty:
         raise InputError("the run is empty: there is nothing to rerank")
-
-
-def _each_once(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
-    """The rankings, as long as no topic returns: its candidates would be taken for one another's."""
-    seen: set[str] = set()
-    for ranking in map(as_ranking, rankings):
-        if ranking.qid in seen:
-            raise InputError(f"topic {ranking.qid!r} comes twice in the run")
-        seen.add(ranking.qid)
-        yield ranking
 
 
 class Window(NamedTuple):

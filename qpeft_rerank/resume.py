@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import atomic_write, writing
+from qpeft_rerank.files import atomic_write, content_sha256, writing
 from qpeft_rerank.rankings import Ranking
 from qpeft_rerank.record import first_difference, run_record
 from qpeft_rerank.trec import format_ranking, read_run
@@ -33,6 +33,7 @@ _CONTENTS = {
     "run_sha256": "the run has",
     "topics_sha256": "the topics have",
     "passages_fingerprint": "the passages have",
+    "base_sha256": "the base model's weights or tokenizer have",
     "trained_sha256": "the adapter's weights have",
 }
 
@@ -80,6 +81,8 @@ def write_resumably(
     if resume and output.exists() and not partial.exists():
         _same_settings(record, settings)
         finished = _read_json(record)
+        if finished.get("text_sha256") not in (None, content_sha256(output)):  # a kill between the two
+            raise InputError(f"{output} is not the run of its record {record}: delete it to begin anew")
         _same_input(output, rankings, finished.get("rankings_sha256"))
         return int(finished.get("topics", 0))
     with _alone(partial):
@@ -117,7 +120,11 @@ def write_resumably(
                 for file in (partial, sidecar, inputs):
                     file.unlink(missing_ok=True)
             raise
-        facts = {"topics": topics, "rankings_sha256": hashlib.sha256(inputs.read_bytes()).hexdigest()}
+        facts = {
+            "topics": topics,
+            "rankings_sha256": hashlib.sha256(inputs.read_bytes()).hexdigest(),
+            "text_sha256": content_sha256(partial),
+        }
         with atomic_write(record) as stream:
             json.dump({**run_record(settings), **(circumstances or {}), **facts}, stream, indent=2)
         if given.suffix == ".gz":

@@ -30,6 +30,8 @@ CPU_BATCH_TOKENS, CPU_CACHED = 2_560, 0.1
 SHARING_OVERHEAD = 1.3
 GPU_MEMORY_SHARE = 0.5  # of what the model leaves; the rest covers fragmentation, and others on the GPU
 LOGITS_PER_POSITION = 0.1  # a query has about a tenth of a pair's tokens
+# How errors without a type of their own say that memory ran out: on a CPU, on a Mac, in cuBLAS.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass
@@ -253,9 +255,9 @@ def score_inputs(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out. PyTorch has a type for it on a GPU only; on a CPU just a
-    message.
+    """Whether an error says that memory ran out. PyTorch has a type for it on some devices only; elsewhere,
+    and from its libraries, it is a message.
     """
-    return isinstance(
-        error, (torch.OutOfMemoryError, MemoryError)
-    ) or "DefaultCPUAllocator: can't allocate" in str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.evaluation import Evaluation
@@ -34,9 +35,15 @@ def average_seeds(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
         systems.setdefault(_SEED.sub("", evaluation.name), []).append(evaluation)
     for first, *others in systems.values():
         for other in others:
-            if (other.measures, other.per_topic.keys()) != (first.measures, first.per_topic.keys()):
-                raise InputError(f"runs {first.name!r} and {other.name!r} have other measures or topics")
+            if _basis(other) != _basis(first):
+                raise InputError(
+                    f"runs {first.name!r} and {other.name!r} have other measures, topics or relevance levels"
+                )
     return [runs[0] if len(runs) == 1 else average(runs, name) for name, runs in systems.items()]
+
+
+def _basis(evaluation: Evaluation) -> tuple[Any, ...]:
+    return evaluation.measures, evaluation.per_topic.keys(), evaluation.relevance_level
 
 
 def average(runs: Sequence[Evaluation], name: str) -> Evaluation:

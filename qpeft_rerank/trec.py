@@ -71,13 +71,26 @@ def read_run(source: Source) -> Iterator[Ranking]:
         yield _ranking(topic, name)
 
 
-def as_rankings(run: Run) -> Iterable[Ranking]:
-    """A run as rankings, in whatever form it is given."""
+def as_rankings(run: Run, name: str = "the run") -> Iterator[Ranking]:
+    """A run as rankings, in whatever form it is given.
+
+    Raises InputError for what is no run; as it is gone through, for what is no ranking (`as_ranking`) and for
+    a topic that comes twice: its candidates would be taken for one another's. ``name`` is for messages.
+    """
     if isinstance(run, Frame):
         run = run_of_frame(run)
     if isinstance(run, Mapping):
         return (of_dictionary(qid, docs) for qid, docs in run.items())
-    return read_if_source(run, read_run, Iterable, "run")
+    return _each_once(read_if_source(run, read_run, Iterable, "run"), name)
+
+
+def _each_once(rankings: Iterable[Ranking], name: str) -> Iterator[Ranking]:
+    seen: set[str] = set()
+    for ranking in map(as_ranking, rankings):
+        if ranking.qid in seen:
+            raise InputError(f"topic {ranking.qid!r} comes twice in {name}")
+        seen.add(ranking.qid)
+        yield ranking
 
 
 def read_scores(source: Source) -> Iterator[tuple[str, dict[str, float]]]:
@@ -139,7 +152,7 @@ def write_run(rankings: Run, target: str | Path | TextIO, tag: str) -> int:
     to_file = isinstance(target, (str, Path)) and str(target) not in STDOUT
     with atomic_write(target) as out:
         for ranking in as_rankings(rankings):
-            out.write(format_ranking(as_ranking(ranking), tag))
+            out.write(format_ranking(ranking, tag))
             written += 1
             if not to_file:
                 out.flush()

@@ -302,3 +302,9 @@ def test_reciprocal_rank_at_ten_is_trec_evals_on_the_top_ten(trec_eval, tmp_path
     assert f"{result.means['RR@10']:.4f}" == f"{expected['all', 'recip_rank']:.4f}"
     for qid, values in result.per_topic.items():
         assert f"{values['RR@10']:.4f}" == f"{expected.get((qid, 'recip_rank'), 0.0):.4f}"
+
+
+@pytest.mark.parametrize("grade", [0.5, float("nan"), float("-inf"), "1", None])
+def test_a_grade_in_a_dictionary_that_is_no_whole_number_is_an_error(grade):
+    with pytest.raises(InputError, match="qrels: topic '1', 'a': .* is not a whole number"):
+        evaluate({"1": {"a": 1.0}}, {"1": {"a": grade, "b": 1}})

@@ -91,3 +91,25 @@ def test_a_ranking_of_plain_pairs_is_written_and_fused_as_one_of_scored_docs(tmp
     for docs in (["a"], [("a", "high")], [("a", 1.0, 2.0)], 3):
         with pytest.raises(InputError, match="^run: expected rankings"):
             as_ranking(Ranking("1", docs))
+
+
+@pytest.mark.parametrize(
+    "run", [[(1, [("a", 1.0)])], [("1", [(7, 1.0)])], [Ranking("1", [ScoredDoc(7, 1.0)])]]
+)
+def test_an_id_that_is_no_text_is_an_error(run, tmp_path):
+    with pytest.raises(InputError, match="run: topic '?1'? has an id that is not text: [17]"):
+        write_run(run, tmp_path / "run.txt", "tag")
+
+
+def test_a_topic_that_comes_twice_is_an_error_in_every_stage(tmp_path):
+    twice = [*RANKINGS, RANKINGS[0]]
+    for use in (
+        lambda: write_run(twice, tmp_path / "run.txt", "tag"),
+        lambda: list(rerank(twice, {"q1": "one", "q2": "two"}, Lengths(), Lengths())),
+        lambda: list(TrainingData(twice, {"q1": "one"}, QRELS).run),
+        lambda: evaluate(twice, QRELS),
+        lambda: list(fuse([RANKINGS, twice])),
+    ):
+        with pytest.raises(InputError, match="topic 'q1' comes twice in (the run|run 2 of 2)"):
+            use()
+    assert not (tmp_path / "run.txt").exists()

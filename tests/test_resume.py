@@ -147,6 +147,18 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
         write(output, stage=never, resume=True, model="large")
 
 
+def test_a_run_beside_the_record_of_another_is_not_taken_for_it(tmp_path: Path) -> None:
+    output, other = tmp_path / "run.txt", tmp_path / "other.txt"
+    for name, place in (("tiny", output), ("large", other)):
+        write(place, model=name)
+    other.write_bytes(other.read_bytes().replace(b" tag", b" gat"))  # the same documents
+    os.replace(other, output)  # as a kill leaves them between the two
+    with pytest.raises(InputError, match="run.txt is not the run of its record .*run.txt.json: delete it"):
+        write(output, resume=True)
+    output.unlink()
+    assert write(output, resume=True) == len(RUN) and output.read_bytes() == EXPECTED
+
+
 def test_an_unfinished_run_is_neither_overwritten_nor_resumed_under_other_settings(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         write(tmp_path / "run.txt", stage=lambda rankings: stage(rankings, stop=4))

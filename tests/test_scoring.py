@@ -230,6 +230,12 @@ def test_other_errors_pass_through(scorer: QueryLikelihood, monkeypatch: pytest.
     with pytest.raises(RuntimeError, match="shapes do not match"):
         score(scorer, PAIRS, BatchLimits(1000))
     assert not out_of_memory(RuntimeError("shapes do not match"))
+    assert not out_of_memory(ValueError("out of memory"))
+    for words in (
+        "MPS backend out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ):
+        assert out_of_memory(RuntimeError(f"{words} ..."))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])

@@ -88,8 +88,13 @@ def test_topics_that_some_seeds_lack_have_the_mean_of_the_others() -> None:
 
 def test_seeds_on_other_topics_are_an_error() -> None:
     few = evaluate(run(*SECOND), {"0": {"good": 1}}, ["RR@10", "NumRelRet"], name="a.seed1")
-    with pytest.raises(InputError, match="'a' and 'a.seed1' have other measures or topics"):
+    with pytest.raises(InputError, match="'a' and 'a.seed1' have other measures, topics or relevance levels"):
         average_seeds([of("a", *FIRST), few])
+    graded = [
+        evaluate(run(*FIRST), QRELS, ["RR@10"], level, name) for level, name in ((1, "a"), (2, "a.seed1"))
+    ]
+    with pytest.raises(InputError, match="relevance levels"):
+        average_seeds(graded)
 
 
 def test_tables_tell_the_spread() -> None:

@@ -106,6 +106,11 @@ class BaseModel:
         facts = [ids, len(self.tokenizer), self.tokenizer.bos_token_id, self.tokenizer.eos_token_id]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
+    def sha256(self) -> str:
+        """SHA-256 over both fingerprints: it tells other weights, or another tokenizer, of the same name."""
+        both = self.weight_fingerprint().numpy().tobytes() + self.tokenizer_fingerprint().encode()
+        return hashlib.sha256(both).hexdigest()
+
 
 def same_weights(a: Tensor, b: Tensor) -> bool:
     """Whether two weight fingerprints are of one model, possibly in different types (bf16 keeps 8 bits)."""

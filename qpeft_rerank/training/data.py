@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qpeft_rerank.errors import InputError
 from qpeft_rerank.files import start_of_message
-from qpeft_rerank.rankings import Ranking, as_ranking
+from qpeft_rerank.rankings import Ranking
 from qpeft_rerank.topics import Topics, as_topics
 from qpeft_rerank.trec import Qrels, Run, as_qrels, as_rankings
 
@@ -47,7 +47,7 @@ class _Run:
         before, self._read, empty = self._read, True, True
         for ranking in as_rankings(self._given):
             empty = False
-            yield as_ranking(ranking)
+            yield ranking
         if empty:
             again = " (it was read before: give a file or a list)" if before else ""
             raise InputError(f"{start_of_message(self._given)}the run is empty{again}")

@@ -180,6 +180,7 @@ def fit(
         "adapter": scorer.config.to_dict(),
         "training": asdict(training),
         "base_model": base.describe(),
+        "base_sha256": base.sha256(),
         "processes": accelerator.num_processes,
         "sources": dict(sources),
         **(chosen or {}),

@@ -72,7 +72,7 @@ class PairObjective:
     def __init__(self, scorer: Scorer, passages: Passages, training: TrainingConfig):
         self.scorer, self.passages, self.training = scorer, passages, training
         self.module = PairLosses(scorer)
-        self.limits = default_limits(scorer.base)  # lowered for good where memory runs out
+        self.limits = default_limits(scorer.base)
 
     def loss(self, module: nn.Module, examples: Sequence[Group]) -> Tensor:
         pairs = step_pairs(examples, self.passages, self.training.in_batch)
@@ -80,7 +80,7 @@ class PairObjective:
             return step_loss(module, self.scorer, pairs, self.training, self.limits)
 
     def pair_scorer(self) -> Reranker:
-        return Reranker(self.scorer, self.limits.tokens, self.limits.pairs)
+        return Reranker(self.scorer)
 
     def save(self, folder: Path, card: Mapping[str, Any]) -> None:
         save_adapter(folder, self.scorer, card)

@@ -2,8 +2,10 @@
 
 import io
 import json
+import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from qpeft_rerank.cli.__main__ import main
 from qpeft_rerank.trec import load_run
@@ -94,6 +96,16 @@ def test_what_has_changed_since_is_not_resumed(
         (collection / "same.txt").write_text(text)
         assert rerank("./same.txt", *again, model=tiny_model) == 0
         assert len((collection / "out.txt").read_text().splitlines()) == len(text.splitlines())
+
+
+def test_a_model_whose_weights_have_changed_in_its_folder_is_another_one(collection, tiny_model, capsys):
+    model = collection / "model"
+    shutil.copytree(tiny_model, model)
+    assert rerank("run.txt", "--output", "out.txt", model=str(model)) == 0
+    weights = {name: tensor * 1.1 for name, tensor in load_file(model / "model.safetensors").items()}
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    assert rerank("run.txt", "--output", "out.txt", "--resume", model=str(model)) == 2
+    assert "cannot resume: the base model's weights or tokenizer have changed" in capsys.readouterr().err
 
 
 def test_a_run_of_another_split_is_an_error_also_where_topics_may_be_missing(collection, tiny_model, capsys):
