@@ -37,7 +37,7 @@ from qpeft_rerank.cli.shared_options import (
     check_output,
     check_stdin,
 )
-from qpeft_rerank.errors import InputError
+from qpeft_rerank.errors import InputError, MissingTopicError
 from qpeft_rerank.files import STDOUT
 from qpeft_rerank.models.config import UNTRAINED_WEIGHT
 from qpeft_rerank.settings import MISSING
@@ -129,6 +129,8 @@ def run(options: RerankOptions) -> None:
     first = next(rankings, None)
     if first is None:
         raise InputError("the run is empty: there is nothing to rerank")
+    if options.missing == "error" and not topics.get(first.qid, "").strip():  # another split's, most likely
+        raise MissingTopicError(first.qid, blank=first.qid in topics)
     passages = options.open_passages()
     missing = Missing(
         "skipped %d topics, which stay as they were, and %d candidates, which go below the others"

@@ -112,7 +112,11 @@ def test_a_run_of_another_split_is_an_error_also_where_topics_may_be_missing(col
     (collection / "other.tsv").write_text("1\t\n50\tanother question\n")
     skip = ["run.txt", "--topics", "other.tsv", "--missing", "skip", "--output", "out.txt"]
     before = {p.name for p in collection.iterdir()}
-    assert rerank(*skip, model="nowhere/model") == 2  # said before a model is loaded
+    assert (
+        rerank("run.txt", "--topics", "other.tsv", model="nowhere/model") == 2
+    )  # said before a model is loaded
+    assert capsys.readouterr().err == "qpeft rerank: error: topic '1' of the run has no text in the topics\n"
+    assert rerank(*skip, model="nowhere/model") == 2
     err = capsys.readouterr().err
     assert "not one topic of the run has a text" in err and "'1'" in err and len(err.splitlines()) == 1
     assert {p.name for p in collection.iterdir()} == before
