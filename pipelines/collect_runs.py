@@ -33,7 +33,7 @@ def study_name(study: Path) -> str:
     return load_collection(files[0]).name
 
 
-def test_runs(study: Path, name: str) -> Iterator[tuple[str, Path]]:
+def runs_on_test(study: Path, name: str) -> Iterator[tuple[str, Path]]:
     """(system, run) of a study's test topics, by name."""
     start, end = f"run.{name}.", ".test.txt"
     for path in sorted(study.glob(f"{start}*{end}")):
@@ -41,11 +41,17 @@ def test_runs(study: Path, name: str) -> Iterator[tuple[str, Path]]:
 
 
 def collect(study: Path, target: Path, name: str, topics: str, only: str) -> list[Path]:
-    """Copy what `collect_runs` says and give the files written; ``only``: a pattern of systems."""
+    """Copy a study's runs, records and weights, and give the files written.
+
+    Args:
+        study: OUTPUT of `study.sh`. target: folder to copy to, made if need be.
+        name, topics: the collection, and which topics, in the copies' names.
+        only: a pattern of systems, as a shell's.
+    """
     written: list[Path] = []
     own = study_name(study)
     target.mkdir(parents=True, exist_ok=True)
-    for system, run in test_runs(study, own):
+    for system, run in runs_on_test(study, own):
         record = Path(f"{run}.json")
         fused = "+" in system and not record.exists()
         if fused or system == "rm3" or not fnmatch(system, only):

@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from collect_runs import study_name, test_runs
+from collect_runs import study_name, runs_on_test
 
 from qpeft_rerank.errors import QpeftError
 from qpeft_rerank.evaluation import Evaluation, evaluate
@@ -39,7 +39,7 @@ BESIDE = "bm25+"
 def evaluated(study: Path, measures: Sequence[str]) -> dict[str, Evaluation]:
     """System -> its test run's evaluation, in the tables' order; other systems come last."""
     qrels = study / "qrels.test.txt"
-    found = {s: evaluate(run, qrels, measures, name=s) for s, run in test_runs(study, study_name(study))}
+    found = {s: evaluate(run, qrels, measures, name=s) for s, run in runs_on_test(study, study_name(study))}
     order = [*LABELS, *(BESIDE + system for system in LABELS)]
     base = {system: system.partition(".seed")[0] for system in found}
     known = sorted((s for s in found if base[s] in order), key=lambda s: (order.index(base[s]), s))

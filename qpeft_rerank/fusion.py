@@ -195,7 +195,7 @@ def _by_topic(runs: Sequence[Iterable[Ranking]]) -> Iterator[tuple[str, list[Ran
     live = {place: iter(run) for place, run in enumerate(runs)}
     started: dict[int, str] = {}  # run -> its first topic
     waiting: dict[str, list[Ranking | None]] = {}
-    given: set[str] = set()
+    common = False
     while live:
         for place in list(live):  # one topic of each run in turn
             ranking = next(live[place], None)
@@ -209,9 +209,9 @@ def _by_topic(runs: Sequence[Iterable[Ranking]]) -> Iterator[tuple[str, list[Ran
             parts = waiting.setdefault(qid, [None] * len(runs))
             parts[place] = ranking
             if all(part is not None for part in parts):
-                given.add(qid)
+                common = True
                 yield qid, waiting.pop(qid)
-    if not given and all(sum(part is not None for part in parts) == 1 for parts in waiting.values()):
+    if not common and all(sum(part is not None for part in parts) == 1 for parts in waiting.values()):
         examples = ", ".join(map(repr, started.values()))
         raise InputError(f"the runs have no topic in common; their first topics are {examples}")
     yield from waiting.items()
