@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from collect_runs import study_name, runs_on_test
+from collect_runs import runs_on_test, study_name
 
 from qpeft_rerank.errors import QpeftError
 from qpeft_rerank.evaluation import Evaluation, evaluate
