@@ -2,7 +2,7 @@
 
     python pipelines/pretrain_demo_lm.py --data DATA --work build/lm --output build/lm/model
 
-A Llama of 4.2 million parameters (8.4 MB in bf16) with its own byte-level BPE; ``--vocabulary``, ``--width``
+A Llama of 2.9 million parameters (5.8 MB in bf16) with its own byte-level BPE; ``--vocabulary``, ``--width``
 and ``--layers`` make others. What it reads is described in ``pretrain_data.py`` and ``pretrain_rows.py``, its
 starting weights in ``pretrain_init.py``. The learning rate follows the clock: it is constant for half of
 ``--minutes``, then falls to zero. One free core reads about 4,000 tokens per second. Every few minutes the
@@ -39,7 +39,7 @@ RECORD = "pretraining.jsonl"  # development losses, a line for each time that th
 ROWS, LENGTH = 8, 384  # one step: 3,072 tokens; longer rows cost more attention, shorter ones cut passages
 
 
-def build_model(vocabulary: int, seed: int, width: int = 256, layers: int = 4) -> LlamaForCausalLM:
+def build_model(vocabulary: int, seed: int, width: int = 256, layers: int = 2) -> LlamaForCausalLM:
     """Heads of 64. Copying needs two layers and two heads; a larger model sees fewer tokens in the same
     time.
     """
@@ -192,7 +192,7 @@ def main() -> None:
     )
     parser.add_argument("--vocabulary", type=int, default=6144)
     parser.add_argument("--width", type=int, default=256, help="a multiple of 64, 256 or more")
-    parser.add_argument("--layers", type=int, default=4, help="2 or more")
+    parser.add_argument("--layers", type=int, default=2, help="2 or more")
     parser.add_argument("--learning-rate", type=float, default=4e-3, help="of embeddings and norms (AdamW)")
     parser.add_argument("--matrix-learning-rate", type=float, default=0.015, help="of the matrices (Muon)")
     parser.add_argument("--threads", type=int, default=2)

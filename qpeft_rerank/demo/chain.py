@@ -106,7 +106,7 @@ def run_demo(output: str | Path, listener: Listener | None = None) -> Iterator[s
     yield f"evaluate  {evaluations[0].judged} test topics -> {written}\n\n{table}\n"
     yield from _one_topic(data, folder, base, systems, evaluations)
     yield (
-        "\nThe packaged model is tiny (4 million parameters). Compare the trained rows with hard-prompt,\n"
+        "\nThe packaged model is tiny (3 million parameters). Compare the trained rows with hard-prompt,\n"
         "the same model without hints. The rows bm25+ interpolate a model's scores with BM25's, as\n"
         "`qpeft rerank` does by default: the weights of the trained ones were chosen on the dev topics.\n"
     )

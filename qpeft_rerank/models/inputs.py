@@ -232,7 +232,10 @@ def describe_tokens(text: str, ids: list[int], offsets: list[tuple[int, int]]) -
     Works on words of the text, found through the tokens' offsets, and so for any vocabulary and any script.
     """
     stop_characters = bytearray(len(text) + 1)
-    for word in _WORD.finditer(text, 0, offsets[-1][1] if offsets else 0):
+    end = offsets[-1][1] if offsets else 0
+    for word in _WORD.finditer(text):  # not ``text[:end]``: a word that is cut there may begin like a stopword
+        if word.start() >= end:
+            break
         if word.group().lower() in STOPWORDS:
             stop_characters[word.start() : word.end()] = b"\1" * (word.end() - word.start())
     stopword, non_alphabetic = [], []

@@ -17,6 +17,7 @@ from qpeft_rerank.models.inputs import (
     PairEncoder,
     PairInput,
     TokenizedPassage,
+    describe_tokens,
     passage_text,
     vocabulary_candidates,
 )
@@ -212,6 +213,12 @@ def test_stopwords_are_words_of_the_text_not_pieces(name: str) -> None:
         "it, s and the are words; other, therefore, the_end are not"
     )
     assert "therefore" in pieces[False] and "the_end" in pieces[False] and "café" in pieces[False]
+
+
+def test_the_beginning_of_a_word_that_is_cut_is_no_stopword() -> None:
+    offsets = [(0, 2), (2, 11), (11, 14)]
+    assert describe_tokens("information in", [5, 6, 7], offsets).stopword == [False, False, True]
+    assert describe_tokens("information in", [5], offsets[:1]).stopword == [False], "in|formation"
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
