@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sys
 import urllib.error
@@ -35,6 +36,13 @@ class LuceneIndex(NamedTuple):
         analyzer = find_analyzer(language or noted or ENGLISH)
         if analyzer is not None:
             self.searcher.set_analyzer(analyzer)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the index's last commit, which names its segments by random ids: it tells another index
+        in the same folder.
+        """
+        commits = sorted(self.folder.glob("segments_*"), key=lambda file: int(file.name[9:], 36))
+        return hashlib.sha256(commits[-1].read_bytes()).hexdigest()
 
     def close(self) -> None:
         """Give the files back."""

@@ -14,7 +14,11 @@ __all__ = ["IndexPassages", "IrDatasetPassages", "Passage", "Passages", "open_pa
 
 
 class Passages(Protocol):
-    """Where passages come from. ``name`` is for messages."""
+    """Where passages come from. ``name`` is for messages.
+
+    What also has a ``fingerprint``, a text that changes when the passages do, is not taken for what it was by a
+    run that is resumed.
+    """
 
     name: str
 
@@ -68,6 +72,7 @@ class IndexPassages:
 
         self._index = open_index(index)
         self.name = f"the index {index}"
+        self.fingerprint = self._index.fingerprint()
 
     def get(self, docids: Sequence[str]) -> dict[str, Passage]:
         """See :class:`Passages`. Raises InputError if the index stores no text that can be understood."""

@@ -1,8 +1,9 @@
 """A rerank run that survives a kill: topics are kept as they are scored, and resuming ends in the same bytes.
 
 While it runs, ``OUTPUT.partial`` holds the lines of finished topics, ``OUTPUT.partial.json`` the settings
-they were made with, and ``OUTPUT.partial.input`` a hash of each topic's ranking in the input, which may come
-through a pipe. At the end they become ``OUTPUT`` and its record ``OUTPUT.json``: a file under the final name
+they were made with, and ``OUTPUT.partial.input`` a hash of each topic's query and ranking in the input, which may come
+through a pipe. Only finished topics are compared: where a topic without text has stopped a run, it goes on
+with the input mended. At the end they become ``OUTPUT`` and its record ``OUTPUT.json``: a file under the final name
 is always whole.
 """
 
@@ -30,8 +31,6 @@ ENDINGS = (".partial", ".partial.json", ".partial.input", ".json")
 
 # Settings that say what an input was; their values would tell a user nothing.
 _CONTENTS = {
-    "run_sha256": "the run has",
-    "topics_sha256": "the topics have",
     "passages_fingerprint": "the passages have",
     "base_sha256": "the base model's weights or tokenizer have",
     "trained_sha256": "the adapter's weights have",
@@ -48,6 +47,8 @@ def write_resumably(
     resume: bool = False,
     on_resumed: Callable[[int], None] | None = None,
     circumstances: Mapping[str, Any] | None = None,
+    queries: Mapping[str, str] | None = None,
+    stricter: Mapping[str, Any] | None = None,
 ) -> int:
     """Write ``stage(rankings)`` to ``output``, each topic as soon as it is there.
 
@@ -61,6 +62,8 @@ def write_resumably(
         resume: go on where a killed run stopped; a finished one is left as it is.
         on_resumed: hears how many topics were there already.
         circumstances: what else the record is to say; a run may be resumed under other ones.
+        queries: the text of each topic, where the result depends on it.
+        stricter: values of settings under which a finished topic would be the same with any other value.
 
     Returns:
         The number of topics in the file.
@@ -79,11 +82,11 @@ def write_resumably(
     rankings = iter(rankings)
     done = 0
     if resume and output.exists() and not partial.exists():
-        _same_settings(record, settings)
+        _same_settings(record, settings, stricter or {})
         finished = _read_json(record)
         if finished.get("text_sha256") not in (None, content_sha256(output)):  # a kill between the two
             raise InputError(f"{output} is not the run of its record {record}: delete it to begin anew")
-        _same_input(output, rankings, finished.get("rankings_sha256"))
+        _same_input(output, rankings, queries or {}, finished.get("rankings_sha256"))
         return int(finished.get("topics", 0))
     with _alone(partial):
         if partial.stat().st_size:
@@ -91,8 +94,8 @@ def write_resumably(
                 raise InputError(
                     f"{partial} holds finished topics of an earlier run: resume it, or delete it"
                 )
-            _same_settings(sidecar, settings)
-            done, rankings = _keep_whole_windows(partial, inputs, rankings, window)
+            _same_settings(sidecar, settings, stricter or {})
+            done, rankings = _keep_whole_windows(partial, inputs, rankings, queries or {}, window)
             if on_resumed is not None:
                 on_resumed(done)
         topics, hashes = done, {}
@@ -101,7 +104,7 @@ def write_resumably(
                 rankings = _not_empty(rankings)
             with atomic_write(sidecar) as stream:
                 json.dump(run_record(settings), stream, indent=2)
-            rankings = _hashing(rankings, hashes)
+            rankings = _hashing(rankings, queries or {}, hashes)
             with (
                 writing(str(partial)),
                 partial.open("a", encoding="utf-8", newline="") as stream,
@@ -138,16 +141,18 @@ def write_resumably(
     return topics
 
 
-def _hash(ranking: Ranking) -> str:
-    """SHA-256 of a topic's documents and scores."""
+def _hash(ranking: Ranking, queries: Mapping[str, str]) -> str:
+    """SHA-256 of a topic's query, documents and scores."""
     docs = [(doc.docid, float(doc.score)) for doc in ranking.docs]
-    return hashlib.sha256(json.dumps([ranking.qid, docs]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([ranking.qid, queries.get(ranking.qid), docs]).encode()).hexdigest()
 
 
-def _hashing(rankings: Iterable[Ranking], hashes: dict[str, str]) -> Iterator[Ranking]:
+def _hashing(
+    rankings: Iterable[Ranking], queries: Mapping[str, str], hashes: dict[str, str]
+) -> Iterator[Ranking]:
     """The rankings, each noted in ``hashes`` under its topic as it goes by."""
     for ranking in rankings:
-        hashes[ranking.qid] = _hash(ranking)
+        hashes[ranking.qid] = _hash(ranking, queries)
         yield ranking
 
 
@@ -186,7 +191,7 @@ def _stage_if_any(
 
 
 def _keep_whole_windows(
-    partial: Path, inputs: Path, rankings: Iterator[Ranking], window: int
+    partial: Path, inputs: Path, rankings: Iterator[Ranking], queries: Mapping[str, str], window: int
 ) -> tuple[int, Iterator[Ranking]]:
     """Cut ``partial`` after its last whole window; the number of topics it keeps, and the rankings left."""
     held: list[Ranking] = []
@@ -212,9 +217,10 @@ def _keep_whole_windows(
                 documents.append(columns[2].decode())
             if len(documents) < len(ranking.docs):
                 break
-            if hashes[topic] != _hash(ranking) or set(documents) != {doc.docid for doc in ranking.docs}:
+            if hashes[topic] != _hash(ranking, queries) or set(documents) != {doc.docid for doc in ranking.docs}:
                 raise InputError(
-                    f"{partial} is of another run: topic {ranking.qid!r} had other documents or scores"
+                    f"{partial} is of another run: topic {ranking.qid!r} had another query, other documents or "
+                    "other scores"
                 )
             if len(held) == window:
                 end, whole, held = lines.tell(), whole + window, []
@@ -226,13 +232,15 @@ def _keep_whole_windows(
     return whole, chain(held, rankings)
 
 
-def _same_input(output: Path, rankings: Iterator[Ranking], rankings_sha256: str | None) -> None:
+def _same_input(
+    output: Path, rankings: Iterator[Ranking], queries: Mapping[str, str], rankings_sha256: str | None
+) -> None:
     """A finished run is of this input if it ranks the same documents for the same topics, and these had the
-    same scores.
+    same queries and scores.
     """
     finished, together = read_run(output), hashlib.sha256()
     for ranking in rankings:
-        together.update(f"{_hash(ranking)}\n".encode())
+        together.update(f"{_hash(ranking, queries)}\n".encode())
         if not ranking.docs:
             continue
         there = next(finished, None)
@@ -247,11 +255,17 @@ def _same_input(output: Path, rankings: Iterator[Ranking], rankings_sha256: str 
     if next(finished, None) is not None:
         raise InputError(f"{output} is of another run: it has more topics; delete it to begin anew")
     if rankings_sha256 not in (None, together.hexdigest()):
-        raise InputError(f"{output} is of another run: that had other scores; delete it to begin anew")
+        raise InputError(
+            f"{output} is of another run: that had other queries or scores; delete it to begin anew"
+        )
 
 
-def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    differs = first_difference(_read_json(path).get("settings", {}), settings)
+def _same_settings(path: Path, settings: Mapping[str, Any], stricter: Mapping[str, Any]) -> None:
+    before = dict(_read_json(path).get("settings", {}))
+    for name, value in stricter.items():
+        if before.get(name) == value:
+            before[name] = settings.get(name)
+    differs = first_difference(before, settings)
     if differs is not None:
         if differs.name in _CONTENTS and None not in (differs.before, differs.now):
             raise InputError(f"cannot resume: {_CONTENTS[differs.name]} changed ({path})")

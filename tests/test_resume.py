@@ -169,7 +169,7 @@ def test_an_unfinished_run_is_neither_overwritten_nor_resumed_under_other_settin
         write(tmp_path / "run.txt", resume=True, depth=50)
     with pytest.raises(InputError, match="of another run: it has topic 'a', the input 'z'"):
         write(tmp_path / "run.txt", run=[Ranking("z", RUN[0].docs), *RUN[1:]], resume=True)
-    with pytest.raises(InputError, match="of another run: topic 'a' had other documents"):
+    with pytest.raises(InputError, match="of another run: topic 'a' had another query, other documents"):
         write(tmp_path / "run.txt", run=[Ranking("a", [ScoredDoc("other", 1.0)]), *RUN[1:]], resume=True)
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
@@ -178,10 +178,10 @@ def test_a_run_of_the_same_documents_with_other_scores_is_another_run(tmp_path: 
     other = [Ranking(qid, [ScoredDoc(d, score + 1) for d, score in docs]) for qid, docs in RUN]
     with pytest.raises(Killed):
         write(tmp_path / "run.txt", stage=lambda rankings: stage(rankings, stop=4))
-    with pytest.raises(InputError, match="run.txt.partial is of another run: topic 'a' had other"):
+    with pytest.raises(InputError, match="run.txt.partial is of another run: topic 'a' had another query"):
         write(tmp_path / "run.txt", run=other, resume=True)
     write(tmp_path / "run.txt", resume=True)
-    with pytest.raises(InputError, match="run.txt is of another run: that had other scores; delete it"):
+    with pytest.raises(InputError, match="run.txt is of another run: that had other queries or scores; delete it"):
         write(tmp_path / "run.txt", run=other, resume=True)
 
 

@@ -38,7 +38,7 @@ from qpeft_rerank.cli.shared_options import (
     check_stdin,
 )
 from qpeft_rerank.errors import InputError, MissingTopicError
-from qpeft_rerank.files import STDOUT
+from qpeft_rerank.files import STDOUT, content_sha256
 from qpeft_rerank.models.config import UNTRAINED_WEIGHT
 from qpeft_rerank.settings import MISSING
 
@@ -73,7 +73,9 @@ class RerankOptions(
         "what to do if a topic or passage has no text: stop, or go on and report",
         choices=MISSING,
     )
-    resume: bool = option(False, "go on with an --output that was not finished")
+    resume: bool = option(
+        False, "go on with an --output that was not finished; --missing skip may be added, topics and run mended"
+    )
     window: int | None = option(
         None,
         "topics scored together (default: of about 800 pairs; more where topics share passages)",
@@ -116,7 +118,6 @@ def run(options: RerankOptions) -> None:
     check_output(options.output, source, options.topics, options.corpus)
 
     from qpeft_rerank.cli.progress import progress_bar
-    from qpeft_rerank.files import content_sha256
     from qpeft_rerank.reranking import plan_window, rerank
     from qpeft_rerank.resume import write_resumably
     from qpeft_rerank.trec import read_run, write_run
@@ -169,11 +170,13 @@ def run(options: RerankOptions) -> None:
                 stage,
                 options.output,
                 tag,
-                _settings(options, described, topics, passages, content_sha256(source), tag),
+                _settings(options, described, passages, tag),
                 window,
                 options.resume,
                 expect,
-                {"processes": options.processes, "run": source},
+                _circumstances(options, source, topics),
+                topics,
+                {"missing": "error"},  # what it has finished lacked nothing
             )
     missing.report()
 
@@ -211,20 +214,12 @@ def _pairs(source: str, depth: int, skipped_topics: int) -> int | None:
 
 
 def _settings(
-    options: RerankOptions,
-    described: Mapping[str, Any],
-    topics: Mapping[str, str],
-    passages: Passages,
-    run_sha256: str | None,
-    tag: str,
+    options: RerankOptions, described: Mapping[str, Any], passages: Passages, tag: str
 ) -> dict[str, Any]:
-    """All that the scores depend on: for the record beside the run, and as a condition of resuming it."""
+    """All that the scores depend on besides run and topics, of which a resumed run must have the same: for the
+    record beside the run, and as a condition of resuming it.
+    """
     return {
-        "run_sha256": run_sha256,
-        "topics": options.topics,
-        "topics_sha256": hashlib.sha256(json.dumps(topics).encode()).hexdigest(),
-        "collection": options.collection,
-        "split": options.split,
         "passages": passages.name,
         "passages_fingerprint": getattr(passages, "fingerprint", None),
         "adapter": options.adapter,
@@ -236,6 +231,19 @@ def _settings(
         "window": options.window,
         "batch_tokens": options.batch_tokens,
         "batch_size": options.batch_size,
+    }
+
+
+def _circumstances(options: RerankOptions, source: str, topics: Mapping[str, str]) -> dict[str, Any]:
+    """What the record says besides."""
+    return {
+        "run": source,
+        "run_sha256": content_sha256(source),
+        "topics_file": options.topics,
+        "topics_sha256": hashlib.sha256(json.dumps(topics).encode()).hexdigest(),
+        "collection": options.collection,
+        "split": options.split,
+        "processes": options.processes,
     }
 
 

@@ -69,33 +69,61 @@ def test_resume_under_other_settings_is_an_error_that_names_them(collection, tin
     assert "depth was 100 and is now 3" in capsys.readouterr().err
 
 
+AGAIN = ["--window", "1", "--output", "out.txt"]
+
+
+def stop_at_topic_3(collection, model):
+    """Leave a run that has stopped after two of four topics, since the topics lack the third."""
+    whole = (collection / "topics.tsv").read_text()
+    (collection / "topics.tsv").write_text(whole.replace("3\twho paints walls\n", ""))
+    assert rerank("run.txt", *AGAIN, model=model) == 2
+    assert len((collection / "out.txt.partial").read_text().splitlines()) == 16
+    (collection / "topics.tsv").write_text(whole)
+
+
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
-    "file, before, after, what",
+    "file, before, after, message",
     [
-        ("run.txt", " 9 bm25", " 8.5 bm25", "the run has"),
-        ("corpus.jsonl", "nectar", "honey", "the passages have"),
+        ("run.txt", " 9 bm25", " 8.5 bm25", "is of another run"),
+        ("topics.tsv", "how do bees dance", "how does a bee dance", "is of another run"),
+        ("corpus.jsonl", "nectar", "honey", "cannot resume: the passages have changed"),
     ],
-    ids=["run", "corpus"],
+    ids=["run", "topics", "corpus"],
 )
 def test_what_has_changed_since_is_not_resumed(
-    collection, tiny_model, capsys, file, before, after, what, finished
+    collection, tiny_model, capsys, file, before, after, message, finished
 ):
-    assert rerank("run.txt", "--window", "1", "--output", "out.txt", model=tiny_model) == 0
-    if not finished:
-        lines = (collection / "out.txt").read_text().splitlines(keepends=True)
-        (collection / "out.txt.partial").write_text("".join(lines[:11]))
-        (collection / "out.txt").unlink()
-        (collection / "out.txt.json").rename(collection / "out.txt.partial.json")
-    again = ["--window", "1", "--output", "out.txt", "--resume"]
+    if finished:
+        assert rerank("run.txt", *AGAIN, model=tiny_model) == 0
+    else:
+        stop_at_topic_3(collection, tiny_model)
     text = (collection / file).read_text()
     (collection / file).write_text(text.replace(before, after))
-    assert rerank("run.txt", *again, model=tiny_model) == 2
-    assert f"cannot resume: {what} changed" in capsys.readouterr().err
+    capsys.readouterr()
+    assert rerank("run.txt", *AGAIN, "--resume", model=tiny_model) == 2
+    assert message in capsys.readouterr().err
     if file == "run.txt":  # a run is known by its content
         (collection / "same.txt").write_text(text)
-        assert rerank("./same.txt", *again, model=tiny_model) == 0
+        assert rerank("./same.txt", *AGAIN, "--resume", model=tiny_model) == 0
         assert len((collection / "out.txt").read_text().splitlines()) == len(text.splitlines())
+
+
+def test_a_run_that_a_missing_text_has_stopped_goes_on_once_it_is_mended(collection, tiny_model):
+    assert rerank("run.txt", "--window", "1", "--output", "whole.txt", model=tiny_model) == 0
+    stop_at_topic_3(collection, tiny_model)
+    assert rerank("run.txt", *AGAIN, "--resume", model=tiny_model) == 0
+    assert (collection / "out.txt").read_bytes() == (collection / "whole.txt").read_bytes()
+
+
+def test_a_run_that_a_missing_text_has_stopped_goes_on_without_it(collection, tiny_model, capsys):
+    with (collection / "run.txt").open("a") as run:
+        run.write("9 Q0 a 1 1 bm25\n")
+    assert rerank("run.txt", *AGAIN, model=tiny_model) == 2
+    assert rerank("run.txt", *AGAIN, "--resume", "--missing", "skip", model=tiny_model) == 0
+    assert order("out.txt", "9") == ["a"] and "skipped 1 topics" in capsys.readouterr().err
+    assert rerank("run.txt", *AGAIN, "--resume", model=tiny_model) == 2
+    assert "missing was 'skip' and is now 'error'" in capsys.readouterr().err
 
 
 def test_a_model_whose_weights_have_changed_in_its_folder_is_another_one(collection, tiny_model, capsys):
