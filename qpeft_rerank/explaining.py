@@ -20,6 +20,8 @@ class ExplainedPassage(NamedTuple):
     score: its score there.
     passage: the passage.
     why: what the model says of it.
+    before: its place, from 1, and score in the first stage's run; None if it is not there or no such run was
+        given.
     """
 
     qid: str
@@ -28,6 +30,7 @@ class ExplainedPassage(NamedTuple):
     score: float
     passage: Passage
     why: Explanation
+    before: tuple[int, float] | None = None
 
 
 def explain_run(
@@ -37,6 +40,7 @@ def explain_run(
     reranker: Reranker,
     depth: int = 3,
     qids: Iterable[str] = (),
+    first_stage: Run | None = None,
 ) -> Iterator[ExplainedPassage]:
     """Explain the first ``depth`` passages of each ranking.
 
@@ -47,6 +51,8 @@ def explain_run(
         reranker: its method must be a query likelihood.
         depth: passages of each topic.
         qids: these topics only, if there are any.
+        first_stage: the run that was reranked, to show where a passage stood; of chosen topics it is held in
+            memory.
 
     Raises:
         InputError: ``depth`` is below 1, the method is no query likelihood, the run is empty, or a topic of
@@ -57,11 +63,17 @@ def explain_run(
         raise InputError(f"depth: {depth} is not at least 1")
     topics, wanted, empty = as_topics(topics), dict.fromkeys(qids), True
     chosen = bool(wanted)
+    before = {
+        qid: {doc.docid: (rank, doc.score) for rank, doc in enumerate(docs, 1)}
+        for qid, docs in (() if first_stage is None else as_rankings(first_stage, "the first stage's run"))
+        if not chosen or qid in wanted
+    }
     for qid, docs in as_rankings(rankings):
         empty = False
         if chosen and qid not in wanted:
             continue
         wanted.pop(qid, None)
+        stood = before.get(qid, {})
         query = topics.get(qid, "")
         if not query.strip():
             raise MissingTopicError(qid, blank=qid in topics)
@@ -69,7 +81,7 @@ def explain_run(
         for rank, (docid, score) in enumerate(docs[:depth], 1):
             with named_pairs([(qid, docid)]):
                 why = reranker.explain(query, texts[docid])
-            yield ExplainedPassage(qid, query, rank, score, texts[docid], why)
+            yield ExplainedPassage(qid, query, rank, score, texts[docid], why, stood.get(docid))
     if empty:
         raise InputError("the run is empty: there is nothing to explain")
     if wanted:

@@ -16,8 +16,8 @@ __all__ = ["IndexPassages", "IrDatasetPassages", "Passage", "Passages", "open_pa
 class Passages(Protocol):
     """Where passages come from. ``name`` is for messages.
 
-    What also has a ``fingerprint``, a text that changes when the passages do, is not taken for what it was by a
-    run that is resumed.
+    Where it has a ``fingerprint``, too, a text that changes when the passages do, a resumed run notices the
+    change.
     """
 
     name: str

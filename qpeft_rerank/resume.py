@@ -1,10 +1,10 @@
 """A rerank run that survives a kill: topics are kept as they are scored, and resuming ends in the same bytes.
 
 While it runs, ``OUTPUT.partial`` holds the lines of finished topics, ``OUTPUT.partial.json`` the settings
-they were made with, and ``OUTPUT.partial.input`` a hash of each topic's query and ranking in the input, which may come
-through a pipe. Only finished topics are compared: where a topic without text has stopped a run, it goes on
-with the input mended. At the end they become ``OUTPUT`` and its record ``OUTPUT.json``: a file under the final name
-is always whole.
+they were made with, and ``OUTPUT.partial.input`` a hash of each topic's query and ranking in the input, which
+may come through a pipe. Only finished topics are compared, so that a run that a missing text has stopped goes
+on once its input is mended. At the end they become ``OUTPUT`` and its record ``OUTPUT.json``: a file under
+the final name is always whole.
 """
 
 from __future__ import annotations
@@ -217,10 +217,11 @@ def _keep_whole_windows(
                 documents.append(columns[2].decode())
             if len(documents) < len(ranking.docs):
                 break
-            if hashes[topic] != _hash(ranking, queries) or set(documents) != {doc.docid for doc in ranking.docs}:
+            there = {doc.docid for doc in ranking.docs}
+            if hashes[topic] != _hash(ranking, queries) or set(documents) != there:
                 raise InputError(
-                    f"{partial} is of another run: topic {ranking.qid!r} had another query, other documents or "
-                    "other scores"
+                    f"{partial} is of another run: topic {ranking.qid!r} had another query, other documents "
+                    "or other scores"
                 )
             if len(held) == window:
                 end, whole, held = lines.tell(), whole + window, []

@@ -181,7 +181,7 @@ def test_a_run_of_the_same_documents_with_other_scores_is_another_run(tmp_path: 
     with pytest.raises(InputError, match="run.txt.partial is of another run: topic 'a' had another query"):
         write(tmp_path / "run.txt", run=other, resume=True)
     write(tmp_path / "run.txt", resume=True)
-    with pytest.raises(InputError, match="run.txt is of another run: that had other queries or scores; delete it"):
+    with pytest.raises(InputError, match="run.txt is of another run: that had other queries or scores"):
         write(tmp_path / "run.txt", run=other, resume=True)
 
 

@@ -2,7 +2,7 @@
 the hints that were put into the input.
 
 A passage's log-likelihood is the mean over the tokens of the query. The score is that of the run, which
-`qpeft rerank` made of the log-likelihood and the first stage's score.
+`qpeft rerank` made of the log-likelihood and the first stage's score; --first-stage shows that, too.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ class ExplainOptions(InputRunOptions, ScorerOptions, PassageOptions, TopicsOptio
 
     depth: int = option(3, "passages of each topic that are shown", least=1)
     qid: str | None = option(None, "these topics only, separated by commas", metavar="QID,...")
+    first_stage: str | None = option(
+        None, "the run that was reranked: shows rank and score of each passage there", metavar="RUN"
+    )
     json: bool = option(False, "one JSON object a line for each passage, instead of text")
 
     def check(self) -> None:
         """Raise `InputError` for flags that do not go together."""
         self.check_scorer()
-        check_stdin(self, topics=self.topics)
+        check_stdin(self, topics=self.topics, first_stage=self.first_stage)
 
 
 def run(options: ExplainOptions) -> None:
@@ -46,9 +49,10 @@ def run(options: ExplainOptions) -> None:
     from qpeft_rerank.trec import read_run
 
     topics, rankings, passages = options.read_topics(), read_run(source), options.open_passages()
+    first_stage = None if options.first_stage is None else read_run(options.first_stage)
     reranker = options.loader(options.base_options())()
     qids = options.qid.split(",") if options.qid else ()
-    explained = explain_run(rankings, topics, passages, reranker, options.depth, qids)
+    explained = explain_run(rankings, topics, passages, reranker, options.depth, qids, first_stage)
     for text in map(as_json, explained) if options.json else as_text(explained):
         sys.stdout.write(text)
 
@@ -62,6 +66,7 @@ def as_json(one: ExplainedPassage) -> str:
         "docid": one.passage.docid,
         "score": one.score,
         "log_likelihood": one.why.score,
+        **({} if one.before is None else dict(zip(("first_stage_rank", "first_stage_score"), one.before))),
         "tokens": one.why.tokens,
         "hints": one.why.hints,
     }
@@ -78,8 +83,10 @@ def as_text(explained: Iterable[ExplainedPassage]) -> Iterator[str]:
         words = " ".join(f"{token} {value:.1f}" for token, value in one.why.tokens)
         text = " ".join(f"{one.passage.title} {one.passage.text}".split())
         shown = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " ..."
+        stood = "" if one.before is None else f"  first stage {one.before[0]}., {one.before[1]:.4f}"
         yield (
-            f"{one.rank:4}  {one.passage.docid}  score {one.score:.4f}  log-likelihood {one.why.score:.4f}\n"
+            f"{one.rank:4}  {one.passage.docid}  score {one.score:.4f}  log-likelihood {one.why.score:.4f}"
+            f"{stood}\n"
             f"      {shown}\n      query   {words}\n"
         )
         if one.why.hints:

@@ -156,7 +156,13 @@ def _tuned(
 
     tuning = tune_weights(pools, qrels, measure, options.hits, say)
     weights, value = tuning.chosen
-    _log.info("chosen of %d: weights %s, %s %.4f", len(tuning.trials), _text(weights), measure, value)
+    _log.info(
+        "chosen: weights %s, %s %.4f (of %d trials, the mean of the best in samples of the topics)",
+        _text(weights),
+        measure,
+        value,
+        len(tuning.trials),
+    )
     if options.save is not None:
         sources = {"runs": options.runs, "qrels": source, "hits": options.hits}
         save_weights(options.save, config, tuning, sources)

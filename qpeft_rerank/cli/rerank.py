@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from qpeft_rerank.reranker import Reranker
     from qpeft_rerank.workers import Workers
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(kw_only=True)
 class RerankOptions(
@@ -74,7 +77,7 @@ class RerankOptions(
         choices=MISSING,
     )
     resume: bool = option(
-        False, "go on with an --output that was not finished; --missing skip may be added, topics and run mended"
+        False, "go on with an unfinished --output; --missing skip may be added, topics and run may be mended"
     )
     window: int | None = option(
         None,
@@ -178,7 +181,9 @@ def run(options: RerankOptions) -> None:
                 topics,
                 {"missing": "error"},  # what it has finished lacked nothing
             )
+        weight = reranker.weight
     missing.report()
+    _log.info("weights: the model %.2f, the run's own scores %.2f", weight, 1 - weight)
 
 
 def _with_a_topic(rankings: Iterator[Ranking], topics: Mapping[str, str]) -> Iterator[Ranking]:
@@ -216,8 +221,8 @@ def _pairs(source: str, depth: int, skipped_topics: int) -> int | None:
 def _settings(
     options: RerankOptions, described: Mapping[str, Any], passages: Passages, tag: str
 ) -> dict[str, Any]:
-    """All that the scores depend on besides run and topics, of which a resumed run must have the same: for the
-    record beside the run, and as a condition of resuming it.
+    """All that the scores depend on besides the run and the topics: for the record beside the run, and as a
+    condition of resuming it.
     """
     return {
         "passages": passages.name,

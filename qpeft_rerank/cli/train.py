@@ -158,12 +158,14 @@ def run(options: TrainOptions) -> None:
             options.missing,
         )
     missing.report()
+    weight = record.get("dev", {}).get("weight")
     _log.info(
-        "%s: %s with %s trained parameters, epoch %s",
+        "%s: %s with %s trained parameters, epoch %s%s",
         options.output,
         options.settings.method,
         f"{record['trained_parameters']:,}",
         record["best_epoch"],
+        "" if weight is None else f", weight {weight:.2f} beside the first stage",
     )
 
 

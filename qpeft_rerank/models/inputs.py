@@ -233,7 +233,7 @@ def describe_tokens(text: str, ids: list[int], offsets: list[tuple[int, int]]) -
     """
     stop_characters = bytearray(len(text) + 1)
     end = offsets[-1][1] if offsets else 0
-    for word in _WORD.finditer(text):  # not ``text[:end]``: a word that is cut there may begin like a stopword
+    for word in _WORD.finditer(text):  # not of ``text[:end]``: a word cut there may begin like a stopword
         if word.start() >= end:
             break
         if word.group().lower() in STOPWORDS:

@@ -47,6 +47,18 @@ def test_chosen_topics_are_shown_for_reading(likelihoods, tiny_model, capsys, mo
     assert shown.count("      query   ") == 2 and "hints" not in shown
 
 
+def test_where_a_passage_stood_in_the_first_stage_is_shown_when_asked_for(likelihoods, tiny_model, capsys):
+    asked = ["out.txt", "--qid", "1,2", "--depth", "2", "--first-stage", "run.txt"]
+    assert explain(*asked, "--json", model=tiny_model) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for one in lines:
+        place = "abcdefgh".index(one["docid"]) + 1
+        assert (one["first_stage_rank"], one["first_stage_score"]) == (place, 10.0 - place)
+    assert explain(*asked, model=tiny_model) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  first stage {one['first_stage_rank']}., " in shown for one in lines)
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [

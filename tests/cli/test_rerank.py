@@ -246,6 +246,7 @@ def test_several_processes_write_the_bytes_of_one_also_after_one_of_them_died(
     set_num_threads(1)
     try:
         assert rerank("run.txt", *flags, "--output", "one.txt", model=tiny_model) == 0
+        assert "weights: the model 0.50, the run's own scores 0.50" in capsys.readouterr().err
         several = ["run.txt", *flags, "--processes", "2", "--output", "two.txt"]
         assert rerank(*several, model=tiny_model) == 2
         err = capsys.readouterr().err
