@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from qpeft_rerank.errors import QpeftError
     from qpeft_rerank.evaluation import evaluate
     from qpeft_rerank.explaining import explain_run
+    from qpeft_rerank.file_reranking import rerank_to_file
     from qpeft_rerank.frame_reranking import rerank_frame
     from qpeft_rerank.fusion import FusionConfig, fuse, pool_runs
     from qpeft_rerank.fusion_weights import load_weights, save_weights, tune_weights
@@ -61,6 +62,7 @@ _HOME = {
     "QpeftError": "errors",
     "evaluate": "evaluation",
     "explain_run": "explaining",
+    "rerank_to_file": "file_reranking",
     "rerank_frame": "frame_reranking",
     "FusionConfig": "fusion",
     "fuse": "fusion",

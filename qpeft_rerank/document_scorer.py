@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,27 @@ class DocumentScorer:
     def ahead(self) -> int:
         """How many windows of topics to begin before the first is scored: as the wrapped scorer says."""
         return getattr(self.scorer, "ahead", 1)
+
+    def describe(self) -> dict[str, Any]:
+        """What scores depend on besides the pairs, JSON-ready: the wrapped scorer's own, and the windows."""
+        return {
+            **(self.scorer.describe() if hasattr(self.scorer, "describe") else {}),
+            "document_window": self.window,
+            "document_stride": self.stride,
+            "document_score": self.kind,
+            "document_best": self.best if self.kind == "mean" else None,
+        }
+
+    def topics_together(self, topics: int, documents: Sequence[Passage]) -> int:
+        """How many topics to score together, where it were ``topics`` if nothing was cut.
+
+        As many times fewer as the first topic's ``documents`` have windows, so that a kill loses no more
+        work.
+        """
+        if self.kind == "first":
+            return topics
+        windows = sum(len(cut(document, self.window, self.stride)) for document in documents)
+        return max(1, topics * len(documents) // windows) if windows else topics
 
     def score(self, pairs: Sequence[tuple[str, Passage]], progress: Progress | None = None) -> np.ndarray:
         """A float32 score for each (query, document); ``progress`` hears of finished pairs.

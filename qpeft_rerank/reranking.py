@@ -38,20 +38,23 @@ from qpeft_rerank.trec import Run, as_rankings
 
 
 def plan_window(
-    rankings: Iterable[Ranking], depth: int, shared_pairs: int = WINDOW_PAIRS
+    rankings: Iterable[Ranking], depth: int, scorer: PairScorer, passages: Passages
 ) -> tuple[int, Iterator[Ranking]]:
     """How many topics to score together, and the rankings with those that were looked at put back.
 
-    Topics with ``shared_pairs`` pairs if the first ones share candidates (a small collection), so that each
-    passage is run for many topics at once. It depends on nothing that changes when a run is resumed, so
-    that the same batches give the same bytes.
+    Topics with the scorer's ``shared_pairs`` pairs if the first ones share candidates (a small collection),
+    so that each passage is run for many topics at once; fewer where documents are cut to windows. It depends
+    on nothing that changes when a run is resumed, so that the same batches give the same bytes.
     """
     rankings = iter(rankings)
     window = max(1, WINDOW_PAIRS // depth)
     first = list(islice(rankings, window))
     docids = [doc.docid for ranking in first for doc in ranking.docs[:depth]]
     if len(set(docids)) < 0.9 * len(docids):
-        window = max(1, shared_pairs // depth)
+        window = max(1, getattr(scorer, "shared_pairs", WINDOW_PAIRS) // depth)
+    if first and hasattr(scorer, "topics_together"):
+        found = passages.get([doc.docid for doc in first[0].docs[:depth]])
+        window = scorer.topics_together(window, list(found.values()))
     return window, chain(first, rankings)
 
 
@@ -89,20 +92,11 @@ def rerank(
         MissingTopicError, MissingPassageError: as they say.
         PairError: a pair that cannot be scored, by qid and docid.
     """
-    rankings, topics = as_rankings(rankings), as_topics(topics)
-    if is_source(passages) or type(passages) is dict or isinstance(passages, Frame):  # their `get` is another
-        raise InputError("passages: open them with open_passages(index=...) or open_passages(corpus=...)")
-    if depth < 1:
-        raise InputError(f"depth: {depth} is not at least 1")
-    if window is not None and window < 1:
-        raise InputError(f"window: {window} is not at least 1")
-    if missing not in MISSING:
-        raise InputError(f"missing: {missing!r} is neither 'error' nor 'skip'")
     weight = getattr(scorer, "weight", 1.0) if weight is None else weight
-    if not 0 <= weight <= 1:
-        raise InputError(f"weight: {weight!r} is not between 0 and 1")
+    check_arguments(passages, depth, missing, window, weight)
+    rankings, topics = as_rankings(rankings), as_topics(topics)
     if window is None:
-        window, rankings = plan_window(rankings, depth, getattr(scorer, "shared_pairs", WINDOW_PAIRS))
+        window, rankings = plan_window(rankings, depth, scorer, passages)
 
     def prepare(part: list[Ranking]) -> Window:
         return _prepare(part, topics, passages, scorer, depth, missing == "error")
@@ -114,6 +108,20 @@ def rerank(
         yield from _finish(prepared, on_missing or _ignore, progress, weight)
     if empty:
         raise InputError("the run is empty: there is nothing to rerank")
+
+
+def check_arguments(passages: Passages, depth: int, missing: str, window: int | None, weight: float) -> None:
+    """Raise `InputError` for an argument of `rerank` that is not possible."""
+    if is_source(passages) or type(passages) is dict or isinstance(passages, Frame):  # their `get` is another
+        raise InputError("passages: open them with open_passages(index=...) or open_passages(corpus=...)")
+    if depth < 1:
+        raise InputError(f"depth: {depth} is not at least 1")
+    if window is not None and window < 1:
+        raise InputError(f"window: {window} is not at least 1")
+    if missing not in MISSING:
+        raise InputError(f"missing: {missing!r} is neither 'error' nor 'skip'")
+    if not 0 <= weight <= 1:
+        raise InputError(f"weight: {weight!r} is not between 0 and 1")
 
 
 class Window(NamedTuple):

@@ -15,7 +15,7 @@ from qpeft_rerank.documents import cut
 from qpeft_rerank.errors import InputError, PairError
 from qpeft_rerank.passages import Passage
 from qpeft_rerank.reranker import Reranker
-from qpeft_rerank.reranking import rerank
+from qpeft_rerank.reranking import plan_window, rerank
 from qpeft_rerank.resume import write_resumably
 from qpeft_rerank.trec import Ranking, ScoredDoc
 
@@ -158,3 +158,17 @@ def test_a_killed_run_of_documents_ends_in_the_same_bytes(reranker: Reranker, tm
     with pytest.raises(KeyboardInterrupt):
         write("killed.txt", stop=3)
     assert write("killed.txt", resume=True) == whole
+
+
+def test_a_topic_with_many_windows_is_a_batch_of_its_own() -> None:
+    documents = [Passage("d1", "", "1 2 3 4 5 6"), Passage("d2", "", "1")]
+    uncut = DocumentScorer(BySize(), window=99)
+    cut_small = DocumentScorer(BySize(), window=2, stride=2)  # four windows of two documents
+    first = DocumentScorer(BySize(), window=2, kind="first")
+    assert [scorer.topics_together(40, documents) for scorer in (uncut, cut_small, first)] == [40, 20, 40]
+    assert cut_small.topics_together(1, documents) == 1 and cut_small.topics_together(40, []) == 40
+    passages = corpus(document.text for document in documents)
+    rankings = [Ranking("1", [ScoredDoc("d0", 2.0), ScoredDoc("d1", 1.0)])]
+    assert (
+        plan_window(rankings, 2, cut_small, passages)[0] == plan_window(rankings, 2, uncut, passages)[0] // 2
+    )

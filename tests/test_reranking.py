@@ -193,9 +193,15 @@ def test_a_run_is_read_as_it_is_needed() -> None:
 
 
 def test_topics_that_share_candidates_are_scored_together_and_others_in_small_windows() -> None:
-    shared, _ = plan_window([ranking("1", "0123")] * 20, depth=100, shared_pairs=32_000)
+    class Sharing(ByLength):
+        shared_pairs = 32_000
+
+    shared, _ = plan_window([ranking("1", "0123")] * 20, 100, Sharing(), PASSAGES)
     alone, rankings = plan_window(
-        iter([Ranking(str(q), [ScoredDoc(f"{q}-{d}", -d) for d in range(100)]) for q in range(20)]), 100
+        iter([Ranking(str(q), [ScoredDoc(f"{q}-{d}", -d) for d in range(100)]) for q in range(20)]),
+        100,
+        Sharing(),
+        PASSAGES,
     )
     assert alone == WINDOW_PAIRS // 100 and shared > 10 * alone
     assert len(list(rankings)) == 20, "what was looked at is put back"

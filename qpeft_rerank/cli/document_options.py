@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from qpeft_rerank.cli.options import option
-from qpeft_rerank.documents import BEST, DOCUMENT_SCORES, checked_stride, cut
+from qpeft_rerank.documents import BEST, DOCUMENT_SCORES, checked_stride
 from qpeft_rerank.errors import InputError
 
 if TYPE_CHECKING:
-    from qpeft_rerank.passages import Passages
-    from qpeft_rerank.rankings import ScoredDoc
     from qpeft_rerank.reranker import PairScorer
 
 
@@ -60,32 +58,9 @@ class DocumentOptions(WindowOptions, DocumentScoreOptions):
         for name in ("document_stride", "document_score", "document_best"):
             if self.document_window is None and getattr(self, name) is not None:
                 raise InputError(f"--{name.replace('_', '-')} needs --document-window")
-        self.describe_documents()
-
-    def describe_documents(self) -> dict[str, str | int | None]:
-        """What the scores of documents depend on, for the record of a run; None where nothing is cut."""
-        stride = kind = best = None
         if self.document_window is not None:
-            stride = checked_stride(self.document_window, self.document_stride)
-            kind, best = self.kind_and_best()
-        return {
-            "document_window": self.document_window,
-            "document_stride": stride,
-            "document_score": kind,
-            "document_best": best if kind == "mean" else None,
-        }
-
-    def topics_together(self, topics: int, docs: list[ScoredDoc], passages: Passages) -> int:
-        """How many topics to score together, where it were ``topics`` if nothing was cut.
-
-        As many times fewer as the first topic's documents ``docs`` have windows, so that a kill loses no
-        more work. A resumed run has the same first topic, and comes to the same number.
-        """
-        if self.document_window is None or self.document_score == "first":
-            return topics
-        found = passages.get([doc.docid for doc in docs]).values()
-        windows = sum(len(cut(text, self.document_window, self.document_stride)) for text in found)
-        return max(1, topics * len(found) // windows) if windows else topics
+            checked_stride(self.document_window, self.document_stride)
+            self.kind_and_best()
 
     def by_windows(self, scorer: PairScorer) -> PairScorer:
         """The scorer, around which a `DocumentScorer` cuts where a window was given."""

@@ -16,15 +16,13 @@ With --processes, so many processes score, each with the model on a GPU of its o
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qpeft_rerank.cli.document_options import DocumentOptions
 from qpeft_rerank.cli.missing import Missing
@@ -44,7 +42,6 @@ from qpeft_rerank.models.config import UNTRAINED_WEIGHT
 from qpeft_rerank.settings import MISSING
 
 if TYPE_CHECKING:
-    from qpeft_rerank.passages import Passages
     from qpeft_rerank.rankings import Ranking
     from qpeft_rerank.reranker import Reranker
     from qpeft_rerank.workers import Workers
@@ -121,8 +118,8 @@ def run(options: RerankOptions) -> None:
     check_output(options.output, source, options.topics, options.corpus)
 
     from qpeft_rerank.cli.progress import progress_bar
-    from qpeft_rerank.reranking import plan_window, rerank
-    from qpeft_rerank.resume import write_resumably
+    from qpeft_rerank.file_reranking import rerank_to_file
+    from qpeft_rerank.reranking import rerank
     from qpeft_rerank.trec import read_run, write_run
 
     topics = options.read_topics()
@@ -142,44 +139,43 @@ def run(options: RerankOptions) -> None:
     with options.load_reranker() as reranker, progress_bar("rerank", " pairs") as bar:
         if options.weight is not None:
             reranker.weight = options.weight
-        scorer, described = options.by_windows(reranker), reranker.describe()
-        window, rankings = plan_window(chain([first], rankings), options.depth, reranker.shared_pairs)
-        window = options.window or options.topics_together(window, first.docs[: options.depth], passages)
-        tag = options.runtag or described["settings"]["method"]
-
-        def stage(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
-            return rerank(
-                rankings,
-                topics,
-                passages,
-                scorer,
-                options.depth,
-                options.missing,
-                missing.add,
-                bar.update,
-                window,
-                reranker.weight,
-            )
+        tag = options.runtag or reranker.describe()["settings"]["method"]
 
         def expect(done: int = 0) -> None:
             bar.total = _pairs(source, options.depth, done)
 
         expect()
+        given = (chain([first], rankings), topics, passages, options.by_windows(reranker))
+        how = {
+            "depth": options.depth,
+            "missing": options.missing,
+            "on_missing": missing.add,
+            "progress": bar.update,
+            "window": options.window,
+        }
         if options.output in STDOUT or (Path(options.output).exists() and not Path(options.output).is_file()):
-            write_run(stage(rankings), options.output, tag)
+            write_run(rerank(*given, **how), options.output, tag)
         else:
-            write_resumably(
-                rankings,
-                stage,
+            rerank_to_file(
+                *given,
                 options.output,
-                tag,
-                _settings(options, described, passages, tag),
-                window,
-                options.resume,
-                expect,
-                _circumstances(options, source, topics),
-                topics,
-                {"missing": "error"},  # what it has finished lacked nothing
+                **how,
+                tag=tag,
+                resume=options.resume,
+                on_resumed=expect,
+                settings={
+                    "adapter": options.adapter,
+                    "batch_tokens": options.batch_tokens,
+                    "batch_size": options.batch_size,
+                },
+                circumstances={
+                    "run": source,
+                    "run_sha256": content_sha256(source),
+                    "topics_file": options.topics,
+                    "collection": options.collection,
+                    "split": options.split,
+                    "processes": options.processes,
+                },
             )
         weight = reranker.weight
     missing.report()
@@ -216,40 +212,6 @@ def _pairs(source: str, depth: int, skipped_topics: int) -> int | None:
     if not is_regular_file(source):
         return None
     return sum(min(depth, len(ranking.docs)) for ranking in islice(read_run(source), skipped_topics, None))
-
-
-def _settings(
-    options: RerankOptions, described: Mapping[str, Any], passages: Passages, tag: str
-) -> dict[str, Any]:
-    """All that the scores depend on besides the run and the topics: for the record beside the run, and as a
-    condition of resuming it.
-    """
-    return {
-        "passages": passages.name,
-        "passages_fingerprint": getattr(passages, "fingerprint", None),
-        "adapter": options.adapter,
-        **described,
-        "depth": options.depth,
-        "missing": options.missing,
-        **options.describe_documents(),
-        "runtag": tag,
-        "window": options.window,
-        "batch_tokens": options.batch_tokens,
-        "batch_size": options.batch_size,
-    }
-
-
-def _circumstances(options: RerankOptions, source: str, topics: Mapping[str, str]) -> dict[str, Any]:
-    """What the record says besides."""
-    return {
-        "run": source,
-        "run_sha256": content_sha256(source),
-        "topics_file": options.topics,
-        "topics_sha256": hashlib.sha256(json.dumps(topics).encode()).hexdigest(),
-        "collection": options.collection,
-        "split": options.split,
-        "processes": options.processes,
-    }
 
 
 VERB = Verb(

@@ -5,10 +5,8 @@ import json
 import pytest
 
 from qpeft_rerank.cli.__main__ import main
-from qpeft_rerank.cli.document_options import DocumentOptions
 from qpeft_rerank.corpora import read_corpus
 from qpeft_rerank.document_scorer import DocumentScorer
-from qpeft_rerank.passages import open_passages
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.reranking import rerank
 from qpeft_rerank.topics import read_topics
@@ -80,18 +78,6 @@ def test_rerank_scores_documents_by_their_windows(collection, tiny_model):
         "document_score": "mean",
         "document_best": 2,
     }
-
-
-def test_a_topic_with_many_windows_is_a_batch_of_its_own(collection):
-    docs = load_run("run.txt")["1"].docs
-    passages = open_passages(corpus="corpus.jsonl")
-    assert DocumentOptions().topics_together(40, docs, passages) == 40
-    assert DocumentOptions(document_window=99).topics_together(40, docs, passages) == 40
-    cut = DocumentOptions(document_window=5)  # 18 windows of 8 documents
-    assert cut.topics_together(40, docs, passages) == 17 and cut.topics_together(2, docs, passages) == 1
-    first = DocumentOptions(document_window=5, document_score="first")
-    assert first.topics_together(40, docs, passages) == 40
-    assert cut.topics_together(40, [], passages) == 40
 
 
 def test_other_windows_do_not_resume_a_run(collection, tiny_model, capsys):
