@@ -51,12 +51,12 @@ def explain_run(
         reranker: its method must be a query likelihood.
         depth: passages of each topic.
         qids: these topics only, if there are any.
-        first_stage: the run that was reranked, to show where a passage stood; of chosen topics it is held in
-            memory.
+        first_stage: the run that was reranked, to show where a passage stood. Held in memory: all of it, or
+            the topics of ``qids``.
 
     Raises:
         InputError: ``depth`` is below 1, the method is no query likelihood, the run is empty, or a topic of
-            ``qids`` is not in it.
+            ``qids`` is not in it, or one that is explained not in ``first_stage``.
         MissingTopicError, MissingPassageError: a text is not there. PairError: a pair does not fit the model.
     """
     if depth < 1:
@@ -73,6 +73,8 @@ def explain_run(
         if chosen and qid not in wanted:
             continue
         wanted.pop(qid, None)
+        if first_stage is not None and qid not in before:
+            raise InputError(f"topic {qid!r} of the run is not in the first stage's run")
         stood = before.get(qid, {})
         query = topics.get(qid, "")
         if not query.strip():

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qpeft_rerank.errors import QpeftError
-from qpeft_rerank.files import content_sha256, is_source, source_name
+from qpeft_rerank.errors import InputError, QpeftError
+from qpeft_rerank.files import check_output, content_sha256, is_source, source_name
 from qpeft_rerank.passages import Passages
 from qpeft_rerank.rankings import Ranking
 from qpeft_rerank.reranker import PairScorer, Progress
 from qpeft_rerank.reranking import check_arguments, plan_window, rerank
-from qpeft_rerank.resume import write_resumably
+from qpeft_rerank.resume import unfinished_window, write_resumably
 from qpeft_rerank.topics import Topics, as_topics
 from qpeft_rerank.trec import Run, as_rankings
 
@@ -49,9 +49,10 @@ def rerank_to_file(
         rankings, topics, passages, scorer, depth, missing, on_missing, progress, window, weight: as for
             `reranking.rerank`.
         output, tag, on_resumed: as for `resume.write_resumably`.
-        resume: go on where a killed run stopped; a finished one is left as it is. What depth, model, passages
-            and the other settings were must be the same; ``missing`` may become ``skip``, and the run and the
-            topics may be others where no finished topic is concerned.
+        resume: go on where a killed run stopped; a finished one is left as it is. Depth, model, passages and
+            so on must be the same; ``missing`` may become ``skip``, and of the run and the topics what is
+            finished must be the same. The scorer must have ``describe`` (`PairScorer`), or ``settings`` say
+            which one it is.
         settings: what else the scores depend on, JSON-ready.
         circumstances: what else the record is to say.
 
@@ -59,22 +60,37 @@ def rerank_to_file(
         The number of topics in the file.
 
     Raises:
-        InputError: what is there is of other input or settings, or is not to be resumed; and as
-            `reranking.rerank`, with all topics kept that were finished.
+        InputError: what is there is of other input or settings, or is not to be resumed; ``output`` cannot be
+            written, or is an input; and as `reranking.rerank`, with all topics kept that were finished.
     """
     weight = getattr(scorer, "weight", 1.0) if weight is None else weight
     check_arguments(passages, depth, missing, window, weight)
+    check_output(output, rankings, topics)
     queries = as_topics(topics)
     found = {"topics_sha256": hashlib.sha256(json.dumps(dict(queries)).encode()).hexdigest()}
     if is_source(rankings):
         found |= {"run": source_name(rankings), "run_sha256": content_sha256(rankings)}
     described = scorer.describe() if hasattr(scorer, "describe") else {}
-    together, run = plan_window(as_rankings(rankings), depth, scorer, passages)
-    together = window or together
+    if resume and not (described or settings):
+        raise InputError(
+            "resume: the scorer has no describe() to tell it from another one: name it in settings"
+        )
+    run, together = as_rankings(rankings), window or (unfinished_window(output) if resume else None)
+    if together is None:
+        together, run = plan_window(run, depth, scorer, passages)
 
     def stage(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
         return rerank(
-            rankings, queries, passages, scorer, depth, missing, on_missing, progress, together, weight
+            rankings,
+            queries,
+            passages,
+            scorer,
+            depth=depth,
+            missing=missing,
+            on_missing=on_missing,
+            progress=progress,
+            window=together,
+            weight=weight,
         )
 
     return write_resumably(
@@ -83,20 +99,20 @@ def rerank_to_file(
         output,
         tag,
         {
+            **(settings or {}),
+            **described,
             "passages": passages.name,
             "passages_fingerprint": getattr(passages, "fingerprint", None),
-            **described,
             "depth": depth,
             "missing": missing,
             "weight": weight,
             "runtag": tag,
             "window": window,
-            **(settings or {}),
         },
-        together,
-        resume,
-        on_resumed,
-        {**found, **(circumstances or {})},
-        queries,
-        {"missing": "error"},  # what was finished lacked nothing
+        window=together,
+        resume=resume,
+        on_resumed=on_resumed,
+        circumstances={**found, **(circumstances or {})},
+        queries=queries,
+        stricter={"missing": "error"},  # what was finished lacked nothing
     )

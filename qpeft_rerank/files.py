@@ -66,6 +66,25 @@ def is_regular_file(source: Source) -> bool:
     return isinstance(source, (str, Path)) and str(source) != "-" and os.path.isfile(source)
 
 
+def check_output(output: str | Path, *inputs: Any) -> None:
+    """Say now, not after hours of work, that a file cannot be written there, or would replace an input.
+
+    Of ``inputs`` only what is a path counts. Raises `InputError`.
+    """
+    path, folder = Path(output), Path(output).parent
+    if str(output) in STDOUT or path.exists() and not path.is_file() and not path.is_dir():
+        return  # stdout, a device or a pipe
+    for source in inputs:
+        if is_regular_file(source) and path.is_file() and path.samefile(source):
+            raise InputError(f"{output}: is the input {source}: write to another file")
+    if not folder.is_dir():
+        raise InputError(f"{output}: there is no folder {folder}")
+    if path.is_dir():
+        raise InputError(f"{output}: is a folder, not a file to write")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{output}: no permission to write in {folder}")
+
+
 def content_sha256(source: Source) -> str | None:
     """The hash of a file's bytes, unzipped if it is zipped; None for what cannot be read twice."""
     if not is_regular_file(source):

@@ -37,12 +37,13 @@ class LuceneIndex(NamedTuple):
         if analyzer is not None:
             self.searcher.set_analyzer(analyzer)
 
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 of the index's last commit, which names its segments by random ids: it tells another index
-        in the same folder.
+        """SHA-256 of the index's commit files, which hold random ids: an index built anew has another one,
+        even of the same corpus.
         """
-        commits = sorted(self.folder.glob("segments_*"), key=lambda file: int(file.name[9:], 36))
-        return hashlib.sha256(commits[-1].read_bytes()).hexdigest()
+        commits = sorted(self.folder.glob("segments_*"))
+        return hashlib.sha256(b"".join(commit.read_bytes() for commit in commits)).hexdigest()
 
     def close(self) -> None:
         """Give the files back."""

@@ -72,7 +72,7 @@ class IndexPassages:
 
         self._index = open_index(index)
         self.name = f"the index {index}"
-        self.fingerprint = self._index.fingerprint()
+        self.fingerprint = self._index.fingerprint
 
     def get(self, docids: Sequence[str]) -> dict[str, Passage]:
         """See :class:`Passages`. Raises InputError if the index stores no text that can be understood."""

@@ -40,11 +40,16 @@ Scoring = Callable[[Progress | None], np.ndarray]
 
 
 class PairScorer(Protocol):
-    """Anything that scores pairs: the `rerank` stage asks for no more.
+    """Anything that scores pairs: the `rerank` stage asks for no more. It may also have
 
-    It may have ``begin(pairs)`` too, a `Scoring`: what does not need the model (texts to tokens) is then done
-    in another thread for the next pairs, while these are scored. And it may have ``ahead``: how many windows
-    of pairs to begin before the first is scored, by default one.
+    * ``begin(pairs)``, a `Scoring`: what does not need the model (texts to tokens) is then done in another
+      thread for the next pairs, while these are scored;
+    * ``ahead``: how many windows of pairs to begin before the first is scored, by default one;
+    * ``weight``: its share in a candidate's score, by default 1;
+    * ``shared_pairs``: how many pairs to score together where topics share passages;
+    * ``topics_together(topics, passages)``: how many topics to score together, by the passages of the first,
+      where it would be ``topics`` otherwise;
+    * ``describe()``: what scores depend on besides the pairs, JSON-ready, for records and for resuming.
     """
 
     def score(self, pairs: Sequence[tuple[str, Passage]], progress: Progress | None = None) -> np.ndarray:

@@ -43,8 +43,7 @@ def plan_window(
     """How many topics to score together, and the rankings with those that were looked at put back.
 
     Topics with the scorer's ``shared_pairs`` pairs if the first ones share candidates (a small collection),
-    so that each passage is run for many topics at once; fewer where documents are cut to windows. It depends
-    on nothing that changes when a run is resumed, so that the same batches give the same bytes.
+    so that each passage is run for many topics at once; fewer where documents are cut to windows.
     """
     rankings = iter(rankings)
     window = max(1, WINDOW_PAIRS // depth)

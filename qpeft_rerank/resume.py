@@ -2,9 +2,9 @@
 
 While it runs, ``OUTPUT.partial`` holds the lines of finished topics, ``OUTPUT.partial.json`` the settings
 they were made with, and ``OUTPUT.partial.input`` a hash of each topic's query and ranking in the input, which
-may come through a pipe. Only finished topics are compared, so that a run that a missing text has stopped goes
-on once its input is mended. At the end they become ``OUTPUT`` and its record ``OUTPUT.json``: a file under
-the final name is always whole.
+may come through a pipe. Of run and topics only what was finished is compared, so that a run that a missing
+topic has stopped goes on once they are mended. At the end they become ``OUTPUT`` and its record
+``OUTPUT.json``: a file under the final name is always whole.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import atomic_write, content_sha256, writing
+from qpeft_rerank.files import STDOUT, atomic_write, content_sha256, writing
 from qpeft_rerank.rankings import Ranking
 from qpeft_rerank.record import first_difference, run_record
 from qpeft_rerank.trec import format_ranking, read_run
@@ -31,7 +31,7 @@ ENDINGS = (".partial", ".partial.json", ".partial.input", ".json")
 
 # Settings that say what an input was; their values would tell a user nothing.
 _CONTENTS = {
-    "passages_fingerprint": "the passages have",
+    "passages_fingerprint": "the passages, or the index that they come from, have",
     "base_sha256": "the base model's weights or tokenizer have",
     "trained_sha256": "the adapter's weights have",
 }
@@ -63,30 +63,33 @@ def write_resumably(
         on_resumed: hears how many topics were there already.
         circumstances: what else the record is to say; a run may be resumed under other ones.
         queries: the text of each topic, where the result depends on it.
-        stricter: values of settings under which a finished topic would be the same with any other value.
+        stricter: a setting that had this value may now have any other: what is finished would be the same.
 
     Returns:
         The number of topics in the file.
 
     Raises:
-        InputError: an unfinished run is there and ``resume`` is not set, or it was made from other input or
-            settings, or another process is at it.
+        InputError: ``output`` is stdout, a folder or a device; an unfinished run is there and ``resume`` is
+            not set, or it was made from other input or settings, or another process is at it.
     """
     given = output = Path(output)
+    if str(output) in STDOUT or (output.exists() and not output.is_file()):
+        raise InputError(f"{output}: is no file that can be gone on with")
     if output.is_symlink():  # a link stays a link
         output = Path(os.path.realpath(output))
     partial, sidecar, inputs, record = (output.with_name(output.name + end) for end in ENDINGS)
     if not output.parent.is_dir():
         raise InputError(f"folder {str(output.parent)!r} does not exist")
     settings = json.loads(json.dumps(dict(settings)))  # as it will read back
+    queries, stricter = queries or {}, stricter or {}
     rankings = iter(rankings)
     done = 0
     if resume and output.exists() and not partial.exists():
-        _same_settings(record, settings, stricter or {})
+        _same_settings(record, settings, stricter)
         finished = _read_json(record)
         if finished.get("text_sha256") not in (None, content_sha256(output)):  # a kill between the two
             raise InputError(f"{output} is not the run of its record {record}: delete it to begin anew")
-        _same_input(output, rankings, queries or {}, finished.get("rankings_sha256"))
+        _same_input(output, rankings, queries, finished.get("rankings_sha256"))
         return int(finished.get("topics", 0))
     with _alone(partial):
         if partial.stat().st_size:
@@ -94,8 +97,8 @@ def write_resumably(
                 raise InputError(
                     f"{partial} holds finished topics of an earlier run: resume it, or delete it"
                 )
-            _same_settings(sidecar, settings, stricter or {})
-            done, rankings = _keep_whole_windows(partial, inputs, rankings, queries or {}, window)
+            _same_settings(sidecar, settings, stricter)
+            done, rankings = _keep_whole_windows(partial, inputs, rankings, queries, window)
             if on_resumed is not None:
                 on_resumed(done)
         topics, hashes = done, {}
@@ -103,8 +106,8 @@ def write_resumably(
             if done == 0:
                 rankings = _not_empty(rankings)
             with atomic_write(sidecar) as stream:
-                json.dump(run_record(settings), stream, indent=2)
-            rankings = _hashing(rankings, queries or {}, hashes)
+                json.dump({**run_record(settings), "window": window}, stream, indent=2)
+            rankings = _hashing(rankings, queries, hashes)
             with (
                 writing(str(partial)),
                 partial.open("a", encoding="utf-8", newline="") as stream,
@@ -139,6 +142,12 @@ def write_resumably(
         sidecar.unlink()
         inputs.unlink()
     return topics
+
+
+def unfinished_window(output: str | Path) -> int | None:
+    """The ``window`` of the unfinished run of ``output``, which resuming must keep; None if there is none."""
+    sidecar = Path(os.path.realpath(output) + ".partial.json")
+    return _read_json(sidecar).get("window") if sidecar.exists() else None
 
 
 def _hash(ranking: Ranking, queries: Mapping[str, str]) -> str:
@@ -226,6 +235,11 @@ def _keep_whole_windows(
             if len(held) == window:
                 end, whole, held = lines.tell(), whole + window, []
         else:
+            if whole + len(held) < len(hashes):
+                raise InputError(
+                    f"{partial} is of another run: it has {len(hashes)} finished topics, the input "
+                    f"{whole + len(held)} in all"
+                )
             if held:  # the last window is short, and whole
                 end, whole, held = lines.tell(), whole + len(held), []
     os.truncate(partial, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -63,6 +64,47 @@ def test_a_reranking_that_a_missing_text_has_stopped_goes_on_with_or_without_it(
         assert attempt(topics, resume=True, **options) == [text for qid, text in topics.items() if qid == "3"]
         assert [ranking.qid for ranking in read_run(tmp_path / "out.txt")] == list(TOPICS)
         (tmp_path / "out.txt").unlink()
+
+
+def test_the_topics_that_are_scored_together_stay_the_same_when_a_run_is_resumed(tmp_path: Path) -> None:
+    class Sharing(ByLength):
+        shared_pairs = 600  # a topic's six passages: 100 topics together instead of 133
+
+    output = tmp_path / "out.txt"
+    run = [Ranking(str(topic), [ScoredDoc(f"d{n}", 9.0 - n) for n in range(6)]) for topic in range(250)]
+    topics = {ranking.qid: "query" for ranking in run}
+    with pytest.raises(MissingTopicError):
+        rerank_to_file(run, topics | {"120": ""}, PASSAGES, Sharing(), output, depth=6)
+    assert json.loads((tmp_path / "out.txt.partial.json").read_text())["window"] == 100
+    mended = [run[0], *(Ranking(r.qid, [ScoredDoc("d0", 1.0)]) for r in run[100:])]
+    heard: list[int] = []
+    with pytest.raises(InputError, match="topic '1'"):
+        rerank_to_file(mended, topics, PASSAGES, Sharing(), output, depth=6, resume=True)
+    mended = [*run[:100], *mended[1:]]
+    rerank_to_file(mended, topics, PASSAGES, Sharing(), output, depth=6, resume=True, on_resumed=heard.append)
+    assert heard == [100]
+
+
+def test_a_scorer_that_does_not_say_what_it_is_cannot_go_on_for_another(tmp_path: Path) -> None:
+    class Nameless:
+        score = ByLength().score
+
+    asked = (RUN, TOPICS, PASSAGES, Nameless(), tmp_path / "out.txt")
+    with pytest.raises(InputError, match="resume: the scorer has no describe"):
+        rerank_to_file(*asked, resume=True)
+    assert rerank_to_file(*asked, resume=True, settings={"scorer": "length"}) == 3
+    with pytest.raises(InputError, match="scorer was 'length' and is now 'width'"):
+        rerank_to_file(*asked, resume=True, settings={"scorer": "width"})
+
+
+def test_an_input_is_not_replaced_nor_a_folder_a_device_or_stdout(tmp_path: Path) -> None:
+    write_run(RUN, tmp_path / "run.txt", "bm25")
+    os.mkfifo(tmp_path / "pipe")
+    run, pipe = tmp_path / "run.txt", tmp_path / "pipe"
+    for output, said in ((run, "the input"), (tmp_path, "a folder"), (pipe, "no file"), ("-", "no file")):
+        with pytest.raises(InputError, match=said):
+            rerank_to_file(run, TOPICS, PASSAGES, ByLength(), output)
+    assert pipe.is_fifo() and {file.name for file in tmp_path.iterdir()} == {"run.txt", "pipe"}
 
 
 @pytest.mark.parametrize(

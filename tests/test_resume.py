@@ -174,6 +174,16 @@ def test_an_unfinished_run_is_neither_overwritten_nor_resumed_under_other_settin
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
 
+def test_a_run_that_has_fewer_topics_than_are_finished_is_another_run(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        write(tmp_path / "run.txt", stage=lambda rankings: stage(rankings, stop=4))
+    for topics in range(4):
+        with pytest.raises(InputError, match=f"it has 4 finished topics, the input {topics} in all"):
+            write(tmp_path / "run.txt", run=RUN[:topics], resume=True)
+    assert write(tmp_path / "run.txt", resume=True) == len(RUN)
+    assert (tmp_path / "run.txt").read_bytes() == EXPECTED
+
+
 def test_a_run_of_the_same_documents_with_other_scores_is_another_run(tmp_path: Path) -> None:
     other = [Ranking(qid, [ScoredDoc(d, score + 1) for d, score in docs]) for qid, docs in RUN]
     with pytest.raises(Killed):

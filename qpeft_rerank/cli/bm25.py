@@ -7,8 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qpeft_rerank.cli.options import Verb, option
-from qpeft_rerank.cli.shared_options import OutputRunOptions, TopicsOptions, check_output
+from qpeft_rerank.cli.shared_options import OutputRunOptions, TopicsOptions
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import check_output
 
 
 @dataclass(kw_only=True)

@@ -13,11 +13,11 @@ from qpeft_rerank.cli.shared_options import (
     PassageOptions,
     QrelsOptions,
     TopicsOptions,
-    check_output,
     check_runtag,
     check_stdin,
 )
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import check_output
 
 _log = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from qpeft_rerank.cli.document_options import DocumentScoreOptions, WindowOptions
 from qpeft_rerank.cli.options import Verb, option
-from qpeft_rerank.cli.shared_options import InputRunOptions, OutputRunOptions, check_output
+from qpeft_rerank.cli.shared_options import InputRunOptions, OutputRunOptions
 from qpeft_rerank.documents import SEPARATOR, WINDOW
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import check_output
 
 _log = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qpeft_rerank.cli.options import Verb, option, several
-from qpeft_rerank.cli.shared_options import QrelsOptions, check_output, stdin_run
+from qpeft_rerank.cli.shared_options import QrelsOptions, stdin_run
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.files import check_output
 from qpeft_rerank.measures import DEFAULT_MEASURES
 
 if TYPE_CHECKING:

@@ -49,7 +49,8 @@ def run(options: ExplainOptions) -> None:
     from qpeft_rerank.trec import read_run
 
     topics, rankings, passages = options.read_topics(), read_run(source), options.open_passages()
-    first_stage = None if options.first_stage is None else read_run(options.first_stage)
+    # Read now, so that a missing file is told before the model is loaded.
+    first_stage = None if options.first_stage is None else list(read_run(options.first_stage))
     reranker = options.loader(options.base_options())()
     qids = options.qid.split(",") if options.qid else ()
     explained = explain_run(rankings, topics, passages, reranker, options.depth, qids, first_stage)
@@ -66,7 +67,8 @@ def as_json(one: ExplainedPassage) -> str:
         "docid": one.passage.docid,
         "score": one.score,
         "log_likelihood": one.why.score,
-        **({} if one.before is None else dict(zip(("first_stage_rank", "first_stage_score"), one.before))),
+        "first_stage_rank": None if one.before is None else one.before[0],
+        "first_stage_score": None if one.before is None else one.before[1],
         "tokens": one.why.tokens,
         "hints": one.why.hints,
     }

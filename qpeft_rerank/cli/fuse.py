@@ -16,8 +16,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qpeft_rerank.cli.options import Verb, borrowed, option, several
-from qpeft_rerank.cli.shared_options import OutputRunOptions, QrelsOptions, check_output
+from qpeft_rerank.cli.shared_options import OutputRunOptions, QrelsOptions
 from qpeft_rerank.errors import InputError, examples
+from qpeft_rerank.files import check_output
 from qpeft_rerank.fusion import FusionConfig
 
 if TYPE_CHECKING:
@@ -157,11 +158,11 @@ def _tuned(
     tuning = tune_weights(pools, qrels, measure, options.hits, say)
     weights, value = tuning.chosen
     _log.info(
-        "chosen: weights %s, %s %.4f (of %d trials, the mean of the best in samples of the topics)",
+        "chosen of %d: weights %s (the mean of the best of samples of the topics), %s %.4f on all topics",
+        len(tuning.trials),
         _text(weights),
         measure,
         value,
-        len(tuning.trials),
     )
     if options.save is not None:
         sources = {"runs": options.runs, "qrels": source, "hits": options.hits}

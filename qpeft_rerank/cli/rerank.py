@@ -33,11 +33,10 @@ from qpeft_rerank.cli.shared_options import (
     OutputRunOptions,
     PassageOptions,
     TopicsOptions,
-    check_output,
     check_stdin,
 )
 from qpeft_rerank.errors import InputError, MissingTopicError
-from qpeft_rerank.files import STDOUT, content_sha256
+from qpeft_rerank.files import STDOUT, check_output, content_sha256
 from qpeft_rerank.models.config import UNTRAINED_WEIGHT
 from qpeft_rerank.settings import MISSING
 
@@ -74,7 +73,9 @@ class RerankOptions(
         choices=MISSING,
     )
     resume: bool = option(
-        False, "go on with an unfinished --output; --missing skip may be added, topics and run may be mended"
+        False,
+        "go on with an unfinished --output; --missing skip may be added, and what is not finished yet of the "
+        "run and the topics may be mended",
     )
     window: int | None = option(
         None,
@@ -137,8 +138,7 @@ def run(options: RerankOptions) -> None:
         "skipped %d topics, which stay as they were, and %d candidates, which go below the others"
     )
     with options.load_reranker() as reranker, progress_bar("rerank", " pairs") as bar:
-        if options.weight is not None:
-            reranker.weight = options.weight
+        weight = reranker.weight if options.weight is None else options.weight
         tag = options.runtag or reranker.describe()["settings"]["method"]
 
         def expect(done: int = 0) -> None:
@@ -152,6 +152,7 @@ def run(options: RerankOptions) -> None:
             "on_missing": missing.add,
             "progress": bar.update,
             "window": options.window,
+            "weight": weight,
         }
         if options.output in STDOUT or (Path(options.output).exists() and not Path(options.output).is_file()):
             write_run(rerank(*given, **how), options.output, tag)
@@ -177,9 +178,8 @@ def run(options: RerankOptions) -> None:
                     "processes": options.processes,
                 },
             )
-        weight = reranker.weight
     missing.report()
-    _log.info("weights: the model %.2f, the run's own scores %.2f", weight, 1 - weight)
+    _log.info("weights: the model %.3g, the run's own scores %.3g", weight, 1 - weight)
 
 
 def _with_a_topic(rankings: Iterator[Ranking], topics: Mapping[str, str]) -> Iterator[Ranking]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from qpeft_rerank.cli.options import option
 from qpeft_rerank.collection import Collection, load_collection
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import STDOUT
 
 
 @dataclass(kw_only=True)
@@ -219,10 +216,11 @@ def check_runtag(tag: str | None) -> None:
 
 
 def check_stdin(run: InputRunOptions, **others: str | None) -> None:
-    """Raise `InputError` where stdin is to be the run and, by its name, another input."""
-    for name, source in others.items():
-        if source == "-" and (run.run or run.run_file or "-") == "-":
-            raise InputError(f"the run and the {name} cannot both come from stdin")
+    """Raise `InputError` where stdin is to be two inputs: the run, or others by their flag."""
+    sources = {"run": run.run or run.run_file or "-", **others}
+    names = [name.replace("_", " ") for name, source in sources.items() if source == "-"]
+    if len(names) > 1:
+        raise InputError(f"the {names[0]} and the {names[1]} cannot both come from stdin")
 
 
 def stdin_run() -> str:
@@ -230,19 +228,3 @@ def stdin_run() -> str:
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
         raise InputError("no run given: name a run file, or pipe one in (qpeft bm25 ... | qpeft ...)")
     return "-"
-
-
-def check_output(output: str, *inputs: str | None) -> None:
-    """Say now, not after hours of work, that a file cannot be written there, or would replace an input."""
-    path, folder = Path(output), Path(output).parent
-    if output in STDOUT or path.exists() and not path.is_file() and not path.is_dir():
-        return  # stdout, a device or a pipe
-    for source in inputs:
-        if source is not None and path.is_file() and os.path.exists(source) and path.samefile(source):
-            raise InputError(f"{output}: is the input {source}: write to another file")
-    if not folder.is_dir():
-        raise InputError(f"{output}: there is no folder {folder}")
-    if path.is_dir():
-        raise InputError(f"{output}: is a folder, not a file to write")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{output}: no permission to write in {folder}")

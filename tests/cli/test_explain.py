@@ -68,6 +68,14 @@ def test_where_a_passage_stood_in_the_first_stage_is_shown_when_asked_for(likeli
         (["run.txt", "--topics", "none.tsv"], "topic '1' of the run is not in the topics"),
         (["odd.txt"], "passage 'nowhere'"),
         (["empty.txt"], "the run is empty"),
+        (
+            ["run.txt", "--first-stage", "odd.txt", "--qid", "2"],
+            "topic '2' of the run is not in the first stage",
+        ),
+        (
+            ["run.txt", "--topics", "-", "--first-stage", "-"],
+            "the topics and the first stage cannot both come",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(collection, tiny_model, capsys, arguments, said):
