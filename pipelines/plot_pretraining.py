@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import groupby
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -22,17 +23,21 @@ LOSSES = {
 
 
 def draw(record: Path, picture: Path) -> None:
-    """One line for each loss, a dashed one where a further run began (its learning rate rose again)."""
+    """A line for each loss; where a further run began (its learning rate rose again, its sample is another),
+    it is broken and a dashed one drawn.
+    """
     points = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    runs = [list(run) for _, run in groupby(points, key=lambda point: point["run"])]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for key, label in LOSSES.items():
-        axes.plot([p["tokens"] / 1e6 for p in points], [p[key] for p in points], marker=".", label=label)
-    for before, after in zip(points, points[1:], strict=False):
-        if after["run"] != before["run"]:
-            axes.axvline(before["tokens"] / 1e6, color="grey", linestyle="--", linewidth=0.8)
+    for number, (key, label) in enumerate(LOSSES.items()):
+        for run in runs:
+            tokens, losses = [p["tokens"] / 1e6 for p in run], [p[key] for p in run]
+            axes.plot(tokens, losses, color=f"C{number}", marker=".", label=label if run is runs[0] else None)
+    for run in runs[:-1]:
+        axes.axvline(run[-1]["tokens"] / 1e6, color="grey", linestyle="--", linewidth=0.8)
     axes.set(xlabel="million tokens read", ylabel="nats per token", ylim=(0, 8))
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper right", ncols=2)
     figure.savefig(picture, dpi=120)
 
 

@@ -3,7 +3,7 @@
 #
 #   pipelines/reproduce.sh DATA OUTPUT
 #
-# DATA: folder with the collections squad (make_squad.py) and, if it is to be run too, nq-qed. A row takes 30 to 50 minutes of a core.
+# DATA: folder with the collections squad (make_squad.py) and, if it is to be run too, nq-qed. A row takes 15 to 30 minutes of a core.
 set -euo pipefail
 data=$1 output=$2 here=$(dirname "$0")
 collections=(squad)
@@ -18,7 +18,7 @@ if [ -d "$data/nq-qed" ]; then
     python "$here/split_unread.py" "$output/split" "$output/unread"
     cp -r "$data/nq-qed/corpus" "$output/unread"
   fi
-  EVERY=2 METHODS=$methods TRAIN="--dtype bfloat16 --epochs 2 --schedule linear" RERANK="--dtype bfloat16" \
+  METHODS=$methods TRAIN="--dtype bfloat16 --epochs 2 --schedule linear" RERANK="--dtype bfloat16" \
     "$here/study.sh" nq-qed "$output/unread" "$output/nq-qed"
 fi
 python "$here/check_figures.py" "$output" --only "${collections[@]}"

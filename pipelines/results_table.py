@@ -54,13 +54,21 @@ def label(system: str) -> str:
 
 
 def size_of(study: Path, system: str) -> tuple[str, str]:
-    """Trained parameters and size of a system's adapter, as text; nothing for what has none."""
+    """Trained parameters and size of a system's adapter, with those of the LoRA that it was trained on, as
+    text; nothing for what has none.
+    """
     folder = study / f"adapter.{system.removeprefix(BESIDE)}"
     if not (folder / "training.json").exists():
         return "0" if system.endswith("hard-prompt") else "", ""
-    trained = json.loads((folder / "training.json").read_text(encoding="utf-8"))["trained_parameters"]
-    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    return f"{trained:,}", f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
+    trained = size = 0
+    while True:
+        record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        trained += record["trained_parameters"]
+        size += sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+        lora = record["settings"]["base_model"]["lora"]  # such as OUT/squad/adapter.lora/lora
+        if lora is None:
+            return f"{trained:,}", f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
+        folder = study / Path(lora).parent.name
 
 
 def main_table(study: Path) -> list[str]:

@@ -65,10 +65,11 @@ def study(tmp_path: Path) -> Path:
                 "settings": {"passages": "the index out/small/index", "topics": None, "prompt": "a / b"}
             }
             (folder / f"run.small.{system}.test.txt.json").write_text(json.dumps(record))
-    for system in ("qpeft-a", "qpeft-a.seed1"):
+    for system, lora in (("qpeft-a", None), ("qpeft-a.seed1", "out/small/adapter.qpeft-a/lora")):
         adapter = folder / f"adapter.{system}"
         adapter.mkdir()
-        record = {"trained_parameters": 1_704_448, "settings": {"run": str(folder / "run.txt"), "k": [15]}}
+        settings = {"run": str(folder / "run.txt"), "k": [15], "base_model": {"lora": lora}}
+        record = {"trained_parameters": 1_704_448, "settings": settings}
         (adapter / "training.json").write_text(json.dumps(record))
         (adapter / "adapter_model.safetensors").write_bytes(bytes(13_816))
     return folder
@@ -89,7 +90,7 @@ def test_runs_are_collected_with_records_that_name_no_folder(study: Path, tmp_pa
     settings = json.loads((target / "run.small.qpeft-a.test.json").read_text())["settings"]
     assert settings == {"passages": "the index index", "topics": None, "prompt": "a / b"}
     record = json.loads((target / "training.qpeft-a.json").read_text())
-    assert record["settings"] == {"run": "run.txt", "k": [15]}
+    assert record["settings"] == {"run": "run.txt", "k": [15], "base_model": {"lora": None}}
     before = {path.name: path.read_bytes() for path in target.iterdir()}
     subprocess.run(command, check=True, capture_output=True, env=environment)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
@@ -122,9 +123,9 @@ def test_tables_are_made_of_a_studys_runs(study: Path) -> None:
         f"| BM25 + RM3 | {second} | {rest} | | |",
         f"| hard prompt | {second} | {rest} | 0 | |",
         f"| Q-PEFT-A | {best} | {rest} | 1,704,448 | 14 kB |",
-        f"| qpeft-a.seed1 | {second} | {rest} | 1,704,448 | 14 kB |",
+        f"| qpeft-a.seed1 | {second} | {rest} | 3,408,896 | 28 kB |",
         f"| BM25 and Q-PEFT-A | {best} | {rest} | 1,704,448 | 14 kB |",
-        f"| BM25 and qpeft-a.seed1 | {best} | {rest} | 1,704,448 | 14 kB |",
+        f"| BM25 and qpeft-a.seed1 | {best} | {rest} | 3,408,896 | 28 kB |",
     ]
     assert lines("--seeds")[2:] == [
         "| BM25 | 0.5000 | |",
