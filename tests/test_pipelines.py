@@ -249,7 +249,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (commands / "qpeft").write_text(f'#!/bin/sh\nexec {sys.executable} -m qpeft_rerank "$@"\n')
     (commands / "qpeft").chmod(0o755)
     return os.environ | {
-        "PATH": f"{commands}:{os.environ['PATH']}",
+        "PATH": f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "METHODS": "qpeft-a",
         "TRAIN": "--train-topics 4 --dev-topics 2 --epochs 1 --depth 5",
