@@ -132,7 +132,7 @@ def write_resumably(
             "text_sha256": content_sha256(partial),
         }
         with atomic_write(record) as stream:
-            json.dump({**run_record(settings), **(circumstances or {}), **facts}, stream, indent=2)
+            json.dump({**(circumstances or {}), **run_record(settings), **facts}, stream, indent=2)
         if given.suffix == ".gz":
             with partial.open(encoding="utf-8", newline="") as lines, atomic_write(given) as stream:
                 stream.writelines(lines)
