@@ -194,6 +194,29 @@ def test_logits_are_made_in_fp32_from_a_bf16_model() -> None:
     assert len(scores.unique()) == len(PAIRS), "bf16 sums would tie"
 
 
+def test_a_training_step_keeps_no_fp32_copy_of_the_output_layer() -> None:
+    base = tiny_base("llama")
+    scorer = tiny_scorer(BaseModel(base.model.to(torch.bfloat16), base.tokenizer, "bf16"), "soft-prompt")
+    head, kept, gradients = RowHead.on(scorer.model), [], []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append((tuple(tensor.shape), tensor.dtype))
+        return tensor
+
+    hidden = torch.randn(1, 4, head.weight.shape[1], generator=torch.Generator().manual_seed(0))
+    head.rows = torch.tensor([2, 0])
+    for frozen in (True, False):
+        head.weight.requires_grad_(not frozen)
+        given = hidden.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logits = head(given)
+        logits.log_softmax(dim=-1)[..., 3].sum().backward()
+        gradients.append(given.grad)
+        copies = [shape for shape, dtype in kept if dtype == torch.float32 and head.weight.shape[0] in shape]
+        assert bool(copies) != frozen, "where the layer is trained, its copy has the gradient"
+    assert gradients[0].count_nonzero() and torch.allclose(*gradients)
+
+
 def test_mixed_precision_rounds_neither_logits_nor_similarities() -> None:
     base = tiny_base("llama")
     scorer = tiny_scorer(base, "qpeft-r")
