@@ -124,12 +124,12 @@ done
 
 systems=(hard-prompt)
 flags RERANK hard-prompt
-for split in tune test; do
+for split in dev test; do
   [ -f "$(run hard-prompt.$split)" ] ||
     qpeft rerank "$(run bm25.$split)" "${collection[@]}" --split $split --model "$model" --method hard-prompt --weight 1 \
       "${given[@]}" --output "$(run hard-prompt.$split)" --resume
 done
-tune bm25 "$(run hard-prompt.tune)" tune "$output/weights.hard-prompt.json"
+tune bm25 "$(run hard-prompt.dev)" dev "$output/weights.hard-prompt.json" # on all of it: no training chooses it
 fuse bm25 hard-prompt bm25+hard-prompt test --weights "$output/weights.hard-prompt.json"
 for method in $methods; do
   for seed in $seeds; do

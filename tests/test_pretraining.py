@@ -73,7 +73,11 @@ def test_a_further_run_goes_on_with_the_record_and_is_drawn(tmp_path: Path) -> N
     assert [(line["run"], line["tokens"]) for line in lines] == [(1, 3072), (2, 6144)]
     assert [json.loads(line) for line in further.read_text().splitlines()] == lines
     draw(further, tmp_path / "curves.png")
-    draw(MODEL / RECORD, tmp_path / "packaged.png")
+    on_all = tmp_path / "losses.jsonl"
+    models = [{"layers": n, "tokens": 3072, "squad-dev": 2.0, "nq-qed-dev": 1.9} for n in (2, 2, 4)]
+    on_all.write_text("".join(json.dumps(model) + "\n" for model in models))
+    draw(MODEL / RECORD, tmp_path / "packaged.png", on_all)
+    assert (tmp_path / "packaged.png").stat().st_size > 1000
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
