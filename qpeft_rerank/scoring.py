@@ -8,7 +8,8 @@ many topics share, or else the prompt, is run once.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from os.path import commonprefix
@@ -172,10 +173,9 @@ class Plan:
         different = {tuple(pair.before) for pair in self.inputs}
         apart = sum(pair.length for pair in self.inputs)
         together = apart - sum(len(pair.before) for pair in self.inputs) + sum(map(len, different))
-        window = getattr(self.scorer.base.model.config.get_text_config(), "sliding_window", None)
-        # A window is counted with the pads between the longest passage of a batch and what comes after it.
+        # Windows are counted with the pads between the longest passage of a batch and what comes after it.
         longest = max(map(len, different)) + max(pair.length - len(pair.before) for pair in self.inputs)
-        fits = window is None or longest <= window
+        fits = longest <= min(_reaches(self.scorer.base))
         return together * SHARING_OVERHEAD < apart and fits and self.scorer.can_share
 
     def _common(self) -> Prefixes | None:
@@ -252,6 +252,14 @@ def score_inputs(
         bad = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise PairError(f"the model gives no finite score ({scores[bad]})", bad, inputs[bad].length)
     return scores
+
+
+def _reaches(base: BaseModel) -> Iterator[float]:
+    """How far back a model's layers look, by the names that windows have, and how far they can at all."""
+    config = base.model.config.get_text_config()
+    for name in ("sliding_window", "window_size", "attention_chunk_size"):
+        yield getattr(config, name, None) or math.inf
+    yield base.context or math.inf
 
 
 def out_of_memory(error: BaseException) -> bool:

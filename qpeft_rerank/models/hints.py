@@ -1,6 +1,5 @@
 """The trained parts of a reranker: soft prompt, hint table, attention, MLPs (paper, sections 3.2 and 3.3).
 
-Parameter names are our own; `published` maps the research code's onto them.
 Shapes: B pairs, Q query tokens, P passage tokens, H hint vectors, D embedding size.
 """
 

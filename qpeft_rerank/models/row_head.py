@@ -35,6 +35,11 @@ class RowHead(nn.Module):
         """The layer's weight, for code that ties or looks at it."""
         return self.head.weight
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias, for the same (BERT's family)."""
+        return getattr(self.head, "bias", None)
+
     def forward(self, hidden: Tensor) -> Tensor:
         if self.rows is None:
             return self.head(hidden)

@@ -113,6 +113,37 @@ def test_the_query_shares_passages_right_up_to_the_end_of_the_context() -> None:
         assert torch.allclose(found["passages run once"], found["alone"], **SAME)
 
 
+@pytest.mark.parametrize("architecture", ["gpt-neo", "llama4"])
+def test_passages_beyond_a_window_are_not_shared_whatever_it_is_called(architecture: str) -> None:
+    scorer = tiny_scorer(tiny_base(architecture), "hard-prompt")
+    pairs = [(query, passage) for passage in PASSAGES for query in ("how far", "where is the old lighthouse")]
+    inputs = scorer.encoder.encode(pairs)
+    assert max(one.length for one in inputs) > 60, "the window"
+    assert not Plan(scorer, inputs, BatchLimits(1000, cached=0.1)).share
+    with torch.inference_mode():
+        alone = torch.cat([scorer(collate([one])) for one in inputs])
+    assert torch.allclose(torch.tensor(score_inputs(scorer, inputs, BatchLimits(1000))), alone, **SAME)
+
+
+def test_a_model_that_misplaces_what_follows_pads_shares_nothing_also_in_bf16() -> None:
+    base = tiny_base("mpt")  # counts distances with the pads between
+    for dtype in (torch.float32, torch.bfloat16):
+        model = BaseModel(base.model.to(dtype), base.tokenizer, "mpt")
+        assert not tiny_scorer(model, "hard-prompt").can_share
+    llama = tiny_base("llama")
+    model = BaseModel(llama.model.to(torch.bfloat16), llama.tokenizer, "llama")
+    assert tiny_scorer(model, "hard-prompt").can_share
+
+
+@pytest.mark.parametrize("architecture", ["minimax", "bert"])
+def test_a_model_with_a_cache_or_an_output_layer_of_its_own_kind_is_scored(architecture: str) -> None:
+    scorer = tiny_scorer(tiny_base(architecture), "hard-prompt")
+    found = score_inputs(scorer, inputs := scorer.encoder.encode(PAIRS), BatchLimits(1000))
+    with torch.inference_mode():
+        alone = torch.cat([scorer(collate([one])) for one in inputs])
+    assert torch.allclose(torch.tensor(found), alone, **SAME)
+
+
 def test_a_pair_beyond_the_sliding_window_does_not_share_its_passage() -> None:
     scorer = tiny_scorer(tiny_base("mistral", sliding_window=100), "hard-prompt")
     pairs = [(f"how far {i}", PASSAGES[0]) for i in range(4)]

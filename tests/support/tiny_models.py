@@ -79,6 +79,68 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phi": ("phi", _NEOX),
 }
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_MLA = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+# What each of these does is unlike the others: places by distance, windows, experts, other caches.
+ODD: dict[str, tuple[str, dict[str, Any]]] = {
+    "mpt": ("mpt", {"d_model": HIDDEN, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}),
+    "gpt-neo": (
+        "gpt_neo",
+        {
+            "hidden_size": HIDDEN,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 60,
+            "max_position_embeddings": 512,
+        },
+    ),
+    "minimax": (
+        "minimax",
+        {
+            **_LLAMA,
+            "head_dim": 8,
+            "num_local_experts": 2,
+            "block_size": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+    ),
+    "mixtral": ("mixtral", {**_LLAMA, "num_local_experts": 4}),
+    "llama4": (
+        "llama4_text",
+        {
+            **_LLAMA,
+            "intermediate_size_mlp": 48,
+            "head_dim": 8,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "attention_chunk_size": 60,
+        },
+    ),
+    "deepseek": (
+        "deepseek_v3",
+        {
+            **_LLAMA,
+            **_EXPERTS,
+            **_MLA,
+            "num_key_value_heads": 4,
+            "n_routed_experts": 4,
+            "n_group": 2,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+        },
+    ),
+    "bert": (
+        "bert",
+        {
+            "hidden_size": HIDDEN,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "is_decoder": True,
+        },
+    ),
+}
 
 
 @cache
@@ -112,8 +174,8 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_model(
     architecture: str = "llama", vocabulary: int = VOCABULARY, seed: int = 0, **changes: Any
 ) -> torch.nn.Module:
-    """A frozen random fp32 model of one of `ARCHITECTURES`; its scores differ well between passages."""
-    kind, sizes = ARCHITECTURES[architecture]
+    """A frozen random fp32 model, of `ARCHITECTURES` or `ODD`; its scores differ well between passages."""
+    kind, sizes = {**ARCHITECTURES, **ODD}[architecture]
     config = AutoConfig.for_model(
         kind,
         vocab_size=vocabulary,
