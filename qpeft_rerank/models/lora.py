@@ -61,7 +61,7 @@ class Lora:
         try:
             inject_adapter_in_model(config, base.model, self.name)
         except (ValueError, TypeError) as error:
-            raise InputError(f"lora_targets: {one_line(error)}") from error
+            raise InputError(f"lora_targets: {one_line(error)} (name other layers, or fewer)") from error
         del base.model.peft_config  # peft would take the next one for a mistake
         self.layers = [m for m in base.model.modules() if isinstance(m, LoraLayer) and self.name in m.lora_A]
         for parameter in self.parameters().values():
@@ -95,7 +95,13 @@ class Lora:
             base_model_name_or_path=base.name,
             revision=base.revision,
         )
-        return cls(base, config)
+        lora = cls(base, config)
+        if lora._has_more():  # before hours of training that could not be written
+            raise InputError(
+                "lora_targets: in this model, peft would change the experts' weights with "
+                f"{', '.join(targets)}: name layers of the attention alone"
+            )
+        return lora
 
     def merge(self) -> None:
         """Add it to the model's own weights, for good: scoring then costs no more than without it.
@@ -135,8 +141,7 @@ class Lora:
         """
         if getattr(self.model, "lora_merged", False):
             raise AdapterError("a LoRA that is merged into its model is not written: copy its folder")
-        more = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
-        if any(getattr(self.config, name) for name in more) or isinstance(self.config.target_modules, str):
+        if self._has_more():
             raise AdapterError("a LoRA of peft with more than our settings is not written: copy its folder")
         folder.mkdir(exist_ok=True)
         weights = {name.removeprefix(OURS): weight for name, weight in self.parameters().items()}
@@ -150,7 +155,14 @@ class Lora:
         with replacing(folder / WEIGHTS_FILE, SafetensorError) as temporary:
             save_file(weights, temporary, metadata={"format": "pt"})
         with atomic_write(folder / CONFIG_FILE) as stream:
-            stream.write(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+            # peft has sets among its settings; what it has no name for in JSON, none of ours is.
+            stream.write(json.dumps(config, indent=2, ensure_ascii=False, default=sorted) + "\n")
+
+    def _has_more(self) -> bool:
+        """Whether peft's settings say more than ours can."""
+        config = self.config
+        more = (config.use_rslora, config.use_dora, config.rank_pattern, config.alpha_pattern)
+        return any(more) or bool(config.target_parameters) or isinstance(config.target_modules, str)
 
 
 def put_to_work(model: nn.Module, lora: Lora | None) -> None:
@@ -190,12 +202,18 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
     found: dict[str, nn.Module] = {}
     inside = "\n"  # no name begins so
+
+    def linear(module: nn.Module) -> bool:
+        # An architecture's own kind of linear layer (a router of experts) does more, or gives more than one.
+        own = type(module).__module__.startswith("transformers.models.")
+        return isinstance(module, (nn.Linear, Conv1D)) and not own
+
     for name, module in model.named_modules():
         if name.startswith(inside):
             continue
         if isinstance(module, LoraLayer):  # from an earlier scorer; the layer itself lies in it
             found[name], inside = module.get_base_layer(), f"{name}."
-        elif isinstance(module, (nn.Linear, Conv1D)) and any(part.isdigit() for part in name.split(".")):
+        elif linear(module) and any(part.isdigit() for part in name.split(".")):
             found[name] = module
     return found
 

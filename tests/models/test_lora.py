@@ -145,6 +145,23 @@ def test_only_the_lora_drops_out_and_only_in_training() -> None:
     assert torch.equal(scores(scorer), scores(scorer)), "with B = 0 the model's own dropout would be seen"
 
 
+@pytest.mark.parametrize("architecture", ["mixtral", "llama4"])
+def test_a_lora_of_a_model_with_experts_is_kept(architecture: str, tmp_path: Path) -> None:
+    scorer = tiny_scorer(tiny_base(architecture), **LORA)
+    assert not any("router" in name or "gate." in name for name in scorer.trained_parameters())
+    before = scores(scorer)
+    save_adapter(tmp_path / "adapter", scorer)
+    assert torch.equal(scores(load_adapter(tmp_path / "adapter", base=tiny_base(architecture))), before)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_lora_that_could_not_be_kept_is_refused_before_training(dropout: float) -> None:
+    with pytest.raises(InputError, match="lora_targets: .*name .*layers"):
+        tiny_scorer(tiny_base("deepseek"), **LORA, lora_dropout=dropout)
+    scorer = tiny_scorer(tiny_base("deepseek"), **LORA, lora_dropout=dropout, lora_targets=("o_proj",))
+    assert len(scorer.trained_parameters()) == 4
+
+
 def test_chosen_targets(base: BaseModel) -> None:
     scorer = tiny_scorer(base, **LORA, lora_targets=("q_proj", "mlp.up_proj"))
     kinds = {name.partition(".lora_")[0].rpartition(".")[2] for name in scorer.trained_parameters()}
