@@ -152,6 +152,7 @@ def fit(
         The record, as it is written.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.utils import GradientAccumulationPlugin
 
     listener, output, started = listener or Listener(), Path(output), time.monotonic()
     sources, scorer = sources or {}, objective.scorer
@@ -161,6 +162,8 @@ def fit(
         accelerator = Accelerator(
             cpu=base.device.type == "cpu",
             mixed_precision=training.mixed_precision,
+            # Said outright: an environment variable of accelerate's would scale the loss otherwise.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
         )
     except ValueError as error:  # not possible on this device, or the process trained otherwise before
@@ -185,7 +188,7 @@ def fit(
         "sources": dict(sources),
         **(chosen or {}),
     }
-    state = begin_or_resume(output, everything, weights, optimizer)
+    state = begin_or_resume(output, everything, weights, optimizer, accelerator.scaler)
     if state.step:
         listener.on_resume(state.step)
     saved = state.step
@@ -193,9 +196,12 @@ def fit(
     per_step = rows * accelerator.num_processes
     steps_per_epoch = -(-len(examples(1)) // per_step)
 
+    def save() -> None:
+        save_state(output, state, everything, weights, optimizer, started, accelerator.scaler)
+
     if state.step == 0 and not state.epochs and accelerator.is_main_process:
         if dev is not None:  # the folder gets an adapter now, and a checkpoint says that it is not trained
-            save_state(output, state, everything, weights, optimizer, started)
+            save()
         _finish_epoch(state, 0, None, dev, objective, training, output, listener, sources)
     for epoch in range(state.step // steps_per_epoch + 1, training.epochs + 1):
         if _patience_is_over(state, training, dev):
@@ -230,7 +236,7 @@ def fit(
             due = training.checkpoint_steps and state.step - saved >= training.checkpoint_steps
             if due and updates and not last and accelerator.is_main_process:
                 check_finite(weights.values(), f"a weight after step {state.step}")
-                save_state(output, state, everything, weights, optimizer, started)
+                save()
                 saved = state.step
         if accelerator.is_main_process:
             check_finite(weights.values(), f"a weight after step {state.step}")
@@ -239,7 +245,7 @@ def fit(
         state = from_main(state, accelerator)
         state.loss_sum, state.loss_steps = 0.0, 0
         if accelerator.is_main_process:
-            save_state(output, state, everything, weights, optimizer, started)
+            save()
         saved = state.step
     record = {
         **run_record(everything),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class State:
     best_epoch: int | None = None
     best_value: float | None = None
     seconds: float = 0.0
+    scaler: dict[str, Any] | None = None  # fp16's loss scale
 
 
 def begin_or_resume(
@@ -35,8 +36,10 @@ def begin_or_resume(
     everything: dict[str, Any],
     weights: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> State:
-    """A fresh state (the folder is made), or that of the folder's checkpoint, whose weights are put back.
+    """A fresh state (the folder is made), or that of the folder's checkpoint, whose weights and loss scale
+    are put back.
 
     Raises:
         InputError: the checkpoint was made with other settings than ``everything``, or is damaged.
@@ -52,7 +55,10 @@ def begin_or_resume(
     _check_same(output, load_state(folder)["settings"], now)
     saved = load_checkpoint(folder, weights, optimizer)
     del saved["settings"]
-    return State(**saved)
+    state = State(**saved)
+    if scaler is not None and state.scaler:
+        scaler.load_state_dict(state.scaler)
+    return state
 
 
 def _check_same(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -80,12 +86,12 @@ def save_state(
     weights: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     started: float,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
     """Replace the folder's checkpoint; ``started`` is when this process began, by `time.monotonic`."""
     seconds = round(state.seconds + time.monotonic() - started, 1)
-    save_checkpoint(
-        output / CHECKPOINT, {**asdict(state), "seconds": seconds, "settings": everything}, weights, optimizer
-    )
+    now = replace(state, seconds=seconds, scaler=None if scaler is None else scaler.state_dict())
+    save_checkpoint(output / CHECKPOINT, {**asdict(now), "settings": everything}, weights, optimizer)
 
 
 def from_main(state: State, accelerator: Any) -> State:

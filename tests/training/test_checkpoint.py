@@ -14,6 +14,7 @@ from qpeft_rerank.models.adapter import load_adapter
 from qpeft_rerank.training import checkpoint
 from qpeft_rerank.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from qpeft_rerank.training.loop import Listener
+from qpeft_rerank.training.state import State, begin_or_resume, save_state
 
 
 def trained(steps: int) -> tuple[dict[str, torch.nn.Parameter], torch.optim.Optimizer]:
@@ -42,6 +43,17 @@ def test_weights_moments_and_state_come_back_exactly(tmp_path: Path) -> None:
     for w, o in ((weights, optimizer), (again, other)):
         advance(w, o, 2)
     assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_the_loss_scale_of_fp16_comes_back(tmp_path: Path) -> None:
+    weights, optimizer = trained(1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.ones(1, requires_grad=True).sum()).backward()
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 512.0, "_growth_tracker": 7})
+    save_state(tmp_path, State(step=1), {}, weights, optimizer, 0.0, scaler)
+    other = torch.amp.GradScaler("cpu")
+    assert begin_or_resume(tmp_path, {}, *trained(0), other).step == 1
+    assert other.state_dict() == scaler.state_dict() and other.get_scale() == 512.0
 
 
 def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(

@@ -37,6 +37,15 @@ def base() -> BaseModel:
     return tiny_base()
 
 
+def test_a_variable_of_accelerates_does_not_scale_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base()
+    plain = run(base, tmp_path / "plain")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert run(base, tmp_path / "told")["epochs"] == plain["epochs"]
+
+
 def test_a_training_learns_and_leaves_a_whole_folder(base: BaseModel, tmp_path: Path) -> None:
     record = run(base, tmp_path / "adapter", changed(epochs=6))
     losses = [epoch["train_loss"] for epoch in record["epochs"]]
