@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from qpeft_rerank.errors import InputError, QpeftError
-from qpeft_rerank.files import check_output, content_sha256, is_source, source_name
+from qpeft_rerank.files import content_sha256, is_source, source_name
 from qpeft_rerank.passages import Passages
 from qpeft_rerank.rankings import Ranking
 from qpeft_rerank.reranker import PairScorer, Progress
 from qpeft_rerank.reranking import check_arguments, plan_window, rerank
-from qpeft_rerank.resume import unfinished_window, write_resumably
+from qpeft_rerank.resume import check_resumable, unfinished_window, write_resumably
 from qpeft_rerank.topics import Topics, as_topics
 from qpeft_rerank.trec import Run, as_rankings
 
@@ -50,9 +50,9 @@ def rerank_to_file(
             `reranking.rerank`.
         output, tag, on_resumed: as for `resume.write_resumably`.
         resume: go on where a killed run stopped; a finished one is left as it is. Depth, model, passages and
-            so on must be the same; ``missing`` may become ``skip``, and of the run and the topics what is
-            finished must be the same. The scorer must have ``describe`` (`PairScorer`), or ``settings`` say
-            which one it is.
+            so on must be the same, whatever they are called; ``missing`` may become ``skip``, and of the run
+            and the topics what is finished must be the same. The scorer must have ``describe``
+            (`PairScorer`), or ``settings`` say which one it is.
         settings: what else the scores depend on, JSON-ready.
         circumstances: what else the record is to say.
 
@@ -65,7 +65,7 @@ def rerank_to_file(
     """
     weight = getattr(scorer, "weight", 1.0) if weight is None else weight
     check_arguments(passages, depth, missing, window, weight)
-    check_output(output, rankings, topics)
+    check_resumable(output, rankings, topics, passages.name)
     queries = as_topics(topics)
     found = {"topics_sha256": hashlib.sha256(json.dumps(dict(queries)).encode()).hexdigest()}
     if is_source(rankings):

@@ -66,6 +66,11 @@ def is_regular_file(source: Source) -> bool:
     return isinstance(source, (str, Path)) and str(source) != "-" and os.path.isfile(source)
 
 
+def is_same_file(source: Any, path: Path) -> bool:
+    """Whether the source is a path to the file that is at ``path``."""
+    return is_regular_file(source) and path.is_file() and path.samefile(source)
+
+
 def check_output(output: str | Path, *inputs: Any) -> None:
     """Say now, not after hours of work, that a file cannot be written there, or would replace an input.
 
@@ -75,7 +80,7 @@ def check_output(output: str | Path, *inputs: Any) -> None:
     if str(output) in STDOUT or path.exists() and not path.is_file() and not path.is_dir():
         return  # stdout, a device or a pipe
     for source in inputs:
-        if is_regular_file(source) and path.is_file() and path.samefile(source):
+        if is_same_file(source, path):
             raise InputError(f"{output}: is the input {source}: write to another file")
     if not folder.is_dir():
         raise InputError(f"{output}: there is no folder {folder}")

@@ -198,8 +198,10 @@ def reorder(
     """The scored candidates by their new score (equal ones in their old order), then the others in their old
     order; ``weight`` as for `rerank`.
 
-    The others' scores go down from the lowest new score by the smallest steps that float32 has: old and new
-    scores cannot be compared, and wider steps would weigh in wherever scores are normalised later.
+    Scores decrease strictly, as they will when they are written, so that measures in memory are those of the
+    file: an equal one is lowered by the smallest step that float32 has. The others' go down from the lowest
+    new score by such steps: old and new scores cannot be compared, and wider steps would weigh in wherever
+    scores are normalised later.
     """
     if not scored:
         return docs
@@ -207,7 +209,9 @@ def reorder(
         old, new = np.array([[doc.score, score] for doc, score in scored]).T
         together = interpolated(old, new, weight).astype(np.float32).tolist()
         scored = [(doc, score) for (doc, _), score in zip(scored, together, strict=True)]
-    first = [ScoredDoc(doc.docid, score) for doc, score in sorted(scored, key=lambda item: -item[1])]
+    scored = sorted(scored, key=lambda item: -item[1])
+    scores = strictly_decreasing([score for _, score in scored]).tolist()
+    first = [ScoredDoc(doc.docid, score) for (doc, _), score in zip(scored, scores, strict=True)]
     done = {doc.docid for doc in first}
     rest = [doc.docid for doc in docs if doc.docid not in done]
     # Two steps at first: what is one step apart counts as equal there (`fusion.normalized`).

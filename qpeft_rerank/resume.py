@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.files import STDOUT, atomic_write, content_sha256, writing
+from qpeft_rerank.files import STDOUT, atomic_write, check_output, content_sha256, is_same_file, writing
 from qpeft_rerank.rankings import Ranking
 from qpeft_rerank.record import first_difference, run_record
 from qpeft_rerank.trec import format_ranking, read_run
@@ -35,6 +35,23 @@ _CONTENTS = {
     "base_sha256": "the base model's weights or tokenizer have",
     "trained_sha256": "the adapter's weights have",
 }
+# What these inputs were called, which makes no difference where their contents are known.
+_NAMES = {
+    "passages_fingerprint": "passages",
+    "base_sha256": "base_model.name",
+    "trained_sha256": "adapter",
+}
+
+
+def check_resumable(output: str | Path, *inputs: Any) -> None:
+    """As `files.check_output`, for all files that `write_resumably` makes. Raises `InputError`."""
+    check_output(output, *inputs)
+    for beside in (Path(os.path.realpath(output) + ending) for ending in ENDINGS):
+        for source in inputs:
+            if is_same_file(source, beside):
+                raise InputError(
+                    f"{output}: beside it goes {beside.name}, the input {source}: write to another file"
+                )
 
 
 def write_resumably(
@@ -277,6 +294,8 @@ def _same_input(
 
 def _same_settings(path: Path, settings: Mapping[str, Any], stricter: Mapping[str, Any]) -> None:
     before = dict(_read_json(path).get("settings", {}))
+    same = {_NAMES[key] for key in _NAMES if before.get(key) == settings.get(key) is not None}
+    before, settings = (_without(which, same) for which in (before, settings))
     for name, value in stricter.items():
         if before.get(name) == value:
             before[name] = settings.get(name)
@@ -287,6 +306,15 @@ def _same_settings(path: Path, settings: Mapping[str, Any], stricter: Mapping[st
         raise InputError(
             f"cannot resume: {differs.name} was {differs.before!r} and is now {differs.now!r} ({path})"
         )
+
+
+def _without(settings: Mapping[str, Any], names: set[str], within: str = "") -> dict[str, Any]:
+    """Settings but for those of these dotted names."""
+    return {
+        key: _without(value, names, f"{within}{key}.") if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if f"{within}{key}" not in names
+    }
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_models import TEXTS, Corpus, corpus, tiny_base, tiny_scorer
 
 from qpeft_rerank.errors import InputError, MissingPassageError, MissingTopicError, PairError, QpeftError
+from qpeft_rerank.evaluation import evaluate
 from qpeft_rerank.passages import Passage
 from qpeft_rerank.reranker import Reranker
 from qpeft_rerank.reranking import WINDOW_PAIRS, plan_window, rerank
-from qpeft_rerank.trec import Ranking, ScoredDoc
+from qpeft_rerank.trec import Ranking, ScoredDoc, write_run
 
 
 class ByLength:
@@ -83,6 +85,13 @@ def test_a_weight_that_is_no_share_is_an_error(weight: float) -> None:
 
 def test_equal_scores_keep_the_old_order() -> None:
     assert order(one("1350")) == "0153" and order(one("5130")) == "0513"
+
+
+def test_equal_scores_are_told_apart_in_memory_as_they_are_in_the_file(tmp_path: Path) -> None:
+    found, qrels = one("15"), {"1": {"d1": 1}}  # by docid, d5 would be before d1
+    write_run([found], tmp_path / "run.txt", tag="x")
+    measures = [evaluate(run, qrels, ["RR"]).means["RR"] for run in ([found], tmp_path / "run.txt")]
+    assert measures == [1.0, 1.0]
 
 
 def test_below_the_depth_all_keep_their_order_under_the_scored_ones() -> None:

@@ -36,7 +36,7 @@ from qpeft_rerank.cli.shared_options import (
     check_stdin,
 )
 from qpeft_rerank.errors import InputError, MissingTopicError
-from qpeft_rerank.files import STDOUT, check_output, content_sha256
+from qpeft_rerank.files import STDOUT, content_sha256
 from qpeft_rerank.models.config import UNTRAINED_WEIGHT
 from qpeft_rerank.settings import MISSING
 
@@ -116,8 +116,9 @@ def run(options: RerankOptions) -> None:
     """Rerank and write."""
     options.check()
     source = options.run_source()
-    check_output(options.output, source, options.topics, options.corpus)
+    from qpeft_rerank.resume import check_resumable
 
+    check_resumable(options.output, source, options.topics, options.corpus)
     from qpeft_rerank.cli.progress import progress_bar
     from qpeft_rerank.file_reranking import rerank_to_file
     from qpeft_rerank.reranking import rerank

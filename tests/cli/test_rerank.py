@@ -63,6 +63,14 @@ def test_a_finished_run_is_left_as_it_is_by_resume(collection, tiny_model):
     assert (collection / "out.txt").read_bytes() == before
 
 
+def test_resume_knows_model_and_passages_whatever_they_are_called(collection, tiny_model):
+    stop_at_topic_3(collection, tiny_model)
+    (collection / "model").symlink_to(tiny_model)
+    again = [*AGAIN, "--resume", "--corpus", "./corpus.jsonl"]
+    assert rerank("run.txt", *again, model="./model") == 0
+    assert rerank("run.txt", *again, model=tiny_model) == 0
+
+
 def test_resume_under_other_settings_is_an_error_that_names_them(collection, tiny_model, capsys):
     assert rerank("run.txt", "--output", "out.txt", model=tiny_model) == 0
     assert rerank("run.txt", "--output", "out.txt", "--resume", "--depth", "3", model=tiny_model) == 2
@@ -162,6 +170,7 @@ def test_a_run_of_another_split_is_an_error_also_where_topics_may_be_missing(col
 def test_an_input_is_not_replaced(collection, tiny_model, capsys):
     (collection / "link.txt").symlink_to("run.txt")
     (collection / "windows.txt").write_text("1 Q0 a#1 1 9 x\n")
+    (collection / "topics.json").write_text((collection / "topics.tsv").read_text())
     before = {p.name: p.read_bytes() for p in collection.iterdir()}
     flags = ["-c", "small.toml", "--model", tiny_model]
     for arguments, output in [
@@ -176,6 +185,9 @@ def test_an_input_is_not_replaced(collection, tiny_model, capsys):
         assert main([*arguments, "--output", output]) == 2, arguments
         err = capsys.readouterr().err
         assert f"{output}: is the input" in err and len(err.splitlines()) == 1
+    beside = ["rerank", "run.txt", *flags, "--topics", "topics.json", "--output", "topics"]
+    assert main(beside) == 2
+    assert "topics: beside it goes topics.json, the input topics.json" in capsys.readouterr().err
     assert {p.name: p.read_bytes() for p in collection.iterdir()} == before
 
 
