@@ -179,10 +179,10 @@ for stage in "${stages[@]}"; do
   done
 done
 
-# Tables: against BM25; models alone, then beside BM25, against the hard prompt; dense first stages, against BM25 and one
+# Tables: all against BM25; models alone, then beside BM25, against the hard prompt; dense first stages, against BM25 and one
 # another; reranked ones, each against its first stage.
 {
-  compare bm25 rm3 "${systems[@]/#/bm25+}"
+  compare bm25 rm3 "${systems[@]}" "${systems[@]/#/bm25+}"
   echo
   compare "${systems[@]}"
   [ ${#systems[@]} = 1 ] || { echo && compare "${systems[@]/#/bm25+}"; }
