@@ -47,19 +47,19 @@ def format_report(
 
 
 def _text(evaluations: Sequence[Evaluation], comparison: Comparison | None, per_topic: bool) -> str:
-    shown = _Figures(evaluations[0].measures)
+    shown, names = _Figures(evaluations[0].measures), _short_names(evaluations)
     tables: list[list[list[str]]] = []
     if per_topic:
         several = len(evaluations) > 1
         topics = [["topic", *(["run"] if several else []), *shown.measures]]
         for qid in evaluations[0].per_topic:
             for evaluation in evaluations:
-                name = [_short(evaluation.name)] if several else []
+                name = [names[evaluation.name]] if several else []
                 topics.append([qid, *name, *shown.row(evaluation.per_topic[qid])])
         tables.append(topics)
     summary = [["run", *shown.measures]]
     for index, evaluation in enumerate(evaluations):
-        summary.append([_short(evaluation.name), *shown.row(evaluation.means)])
+        summary.append([names[evaluation.name], *shown.row(evaluation.means)])
         if evaluation.seeds:
             spread = deviation(evaluation)
             summary.append(["  standard deviation", *(f"{spread[m]:.4f}" for m in shown.measures)])
@@ -217,16 +217,16 @@ def _blocks(table: list[list[str]], labels: int) -> Iterator[str]:
 
 
 def _notes(evaluations: Sequence[Evaluation], comparison: Comparison | None) -> Iterator[str]:
-    first = evaluations[0]
+    first, names = evaluations[0], _short_names(evaluations)
     level = f", relevant from grade {first.relevance_level}" if first.relevance_level != 1 else ""
     yield f"Mean over {_count(first.judged, 'judged topic')}{level}."
     if comparison is not None:
         tests = sum(d.p is not None for found in comparison.differences for d in found.values())
         over = _count(tests, "test") if comparison.family == "table" else _count(len(comparison.runs), "run")
-        yield f"Differences from {_short(comparison.baseline)}."
+        yield f"Differences from {names[comparison.baseline]}."
         yield f"* p < {ALPHA} in a {TEST} with {CORRECTION}'s correction over {over}."
     for e in evaluations:
-        name = _short(e.name)
+        name = names[e.name]
         if e.seeds:
             yield f"{name}: mean of {len(e.seeds)} seeds, topic by topic."
         if e.missing:
@@ -246,9 +246,14 @@ def _finite(record: dict[str, object]) -> dict[str, object]:
     return {key: None if isinstance(v, float) and math.isinf(v) else v for key, v in record.items()}
 
 
-def _short(name: str) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= _LONGEST_NAME else f"{name[:18]}...{name[-19:]}"
+def _short_names(evaluations: Sequence[Evaluation]) -> dict[str, str]:
+    """Each name as a table shows it: long ones cut in the middle, unless two would look the same."""
+    whole = {e.name: " ".join(e.name.split()) for e in evaluations}
+    cut = {
+        name: text if len(text) <= _LONGEST_NAME else f"{text[:18]}...{text[-19:]}"
+        for name, text in whole.items()
+    }
+    return cut if len(set(cut.values())) == len(cut) else whole
 
 
 def _count(number: int, noun: str) -> str:

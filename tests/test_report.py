@@ -83,6 +83,12 @@ def test_text_stays_within_its_width_and_columns_stay_aligned():
     assert [name for head in heads if head[0] == "topic" for name in head[2:]] == list(names)
 
 
+def test_names_that_would_look_the_same_are_not_cut():
+    names = [f"run.squad-every-fourth.{first}qpeft-a-from-nq-qed.test" for first in ("", "bm25+")]
+    table = format_report([evaluation(names[0]), evaluation(names[1], 0.02)])
+    assert all(f"\n{name} " in table for name in names) and f"Differences from {names[0]}." in table
+
+
 def test_tsv_has_one_figure_a_line_and_the_same_columns_everywhere():
     rows = [line.split("\t") for line in format_report([BM25, QPEFT], "tsv").splitlines()]
     assert rows[0] == [
