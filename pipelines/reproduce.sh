@@ -3,7 +3,7 @@
 #
 #   pipelines/reproduce.sh DATA OUTPUT
 #
-# DATA: folder with the collections squad (make_squad.py) and, if it is to be run too, nq-qed. A row takes 15 to 30 minutes of a core.
+# DATA: folder with the collections squad (make_squad.py) and, if it is to be run too, nq-qed. A row takes 13 to 22 minutes of a core.
 set -euo pipefail
 data=$1 output=$2 here=$(dirname "$0")
 collections=(squad)
