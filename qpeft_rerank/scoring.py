@@ -258,7 +258,8 @@ def _reaches(base: BaseModel) -> Iterator[float]:
     """How far back a model's layers look, by the names that windows have, and how far they can at all."""
     config = base.model.config.get_text_config()
     for name in ("sliding_window", "window_size", "attention_chunk_size"):
-        yield getattr(config, name, None) or math.inf
+        reach = getattr(config, name, None)
+        yield reach if isinstance(reach, int) and reach else math.inf
     yield base.context or math.inf
 
 

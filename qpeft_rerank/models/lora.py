@@ -155,14 +155,15 @@ class Lora:
         with replacing(folder / WEIGHTS_FILE, SafetensorError) as temporary:
             save_file(weights, temporary, metadata={"format": "pt"})
         with atomic_write(folder / CONFIG_FILE) as stream:
-            # peft has sets among its settings; what it has no name for in JSON, none of ours is.
+            # peft keeps some of its settings as sets, which JSON does not have.
             stream.write(json.dumps(config, indent=2, ensure_ascii=False, default=sorted) + "\n")
 
     def _has_more(self) -> bool:
         """Whether peft's settings say more than ours can."""
         config = self.config
-        more = (config.use_rslora, config.use_dora, config.rank_pattern, config.alpha_pattern)
-        return any(more) or bool(config.target_parameters) or isinstance(config.target_modules, str)
+        more = [config.use_rslora, config.use_dora, config.rank_pattern, config.alpha_pattern]
+        more.append(getattr(config, "target_parameters", None))  # younger than the peft that is asked for
+        return any(more) or isinstance(config.target_modules, str)
 
 
 def put_to_work(model: nn.Module, lora: Lora | None) -> None:
