@@ -15,10 +15,12 @@
 #   RERANKERS   what reranks the dense first stages (none by default): names out of METHODS, or folders of adapters
 #   FIRST       which of them: hybrid (BM25 and dense, fused; the default), dense, or "dense hybrid"
 #   SEEDS       of the trainings (default: 0), such as "0 1 2": tables have their means; EVERY=5 takes every fifth test topic only
+#   RATES       learning rates, such as "0.001 0.01": each is tried for each method with seed 0, and the one with the least loss
+#               on dev is taken for all its seeds; learning_rates.py shows what they gave
 #   TEXT        plain text files that LLaRA reads (default: the collection's corpus, without topics and qrels)
 #   TRAIN, RERANK, ADAPT, ENCODE, INDEX     flags of the verbs; TRAIN_rankllama, RERANK_qpeft_a ...: of one method, instead
 set -euo pipefail
-name=$1 data=$2 output=$3 model=${4:-demo}
+name=$1 data=$2 output=$3 model=${4:-demo} here=$(dirname "$0")
 methods=${METHODS-"soft-prompt qpeft-r qpeft-a"} encoders=${ENCODERS:-} rerankers=${RERANKERS:-} first=${FIRST:-hybrid}
 seeds=${SEEDS:-0}
 read -ra text <<<"${TEXT:-}"
@@ -26,7 +28,7 @@ measures=(-m nDCG@10 -m RR@10 -m "success.1,5,10,20,100 recall.5,10,20,50,100")
 mkdir -p "$output"
 
 if [ ! -f "$data/topics.dev.tsv" ]; then
-  [ -f "$output/split/topics.dev.tsv" ] || python "$(dirname "$0")/split_dev.py" "$data" "$output/split"
+  [ -f "$output/split/topics.dev.tsv" ] || python "$here/split_dev.py" "$data" "$output/split"
   splits=$output/split
 else
   splits=$data
@@ -79,11 +81,23 @@ train() {
   [ "$2" = 0 ] || suffix=.seed$2
   system=$1$suffix
   adapter=$output/adapter.$system
-  read -ra how <<<"$(settings "$1" "$suffix")"
   flags TRAIN "${1#llara-}" # the same with LLaRA and without
-  [ -f "$adapter/training.json" ] ||
-    qpeft train "$(run bm25.train)" "${collection[@]}" --dev-run "$(run bm25.dev)" "${how[@]}" --seed "$2" "${given[@]}" \
-      --output "$adapter" --resume
+  if [ -n "${RATES:-}" ]; then
+    read -ra how <<<"$(settings "$1" "")"
+    local rate
+    for rate in $RATES; do fit "$output/rates/$1.$rate" --seed 0 --learning-rate "$rate"; done
+    rate=$(python "$here/learning_rates.py" "$output" --best "$1")
+    given+=(--learning-rate "$rate")
+    [ "$2" != 0 ] || [ -e "$adapter" ] || ln -s "rates/$1.$rate" "$adapter"
+  fi
+  read -ra how <<<"$(settings "$1" "$suffix")"
+  fit "$adapter" --seed "$2"
+}
+# ADAPTER FLAGS...: trained with these, ``how`` and ``given``, if it is not there.
+fit() {
+  [ -f "$1/training.json" ] ||
+    qpeft train "$(run bm25.train)" "${collection[@]}" --dev-run "$(run bm25.dev)" "${how[@]}" "${given[@]}" "${@:2}" \
+      --output "$1" --resume
 }
 # FIRST SYSTEM ADAPTER SPLIT: the run that a model alone makes of a first stage's, FIRST_SYSTEM (of BM25's: SYSTEM).
 rerank() {

@@ -135,6 +135,44 @@ def test_tables_are_made_of_a_studys_runs(study: Path) -> None:
     assert lines("--yaml")[0] == "  bm25: {nDCG@10: 0.5000, RR@10: 0.5000, Success@1: 0.5000, R@50: 0.5000}"
 
 
+def test_learning_rates_are_chosen_by_the_loss_of_the_epoch_that_was_kept(study: Path) -> None:
+    command = [sys.executable, str(ROOT / "pipelines" / "learning_rates.py"), str(study)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
+
+    def tried(method: str, rate: float, losses: list[float], kept: int, select: str = "loss") -> None:
+        (study / "rates" / f"{method}.{rate:g}").mkdir(parents=True)
+        record = {
+            "settings": {"training": {"learning_rate": rate, "select": select}},
+            "epochs": [{"epoch": epoch, "dev_loss": loss} for epoch, loss in enumerate(losses)],
+            "best_epoch": kept,
+            "dev": {"nDCG@10": rate, "nDCG@10 with weight": 0.5},
+        }
+        (study / "rates" / f"{method}.{rate:g}" / "training.json").write_text(json.dumps(record))
+
+    nothing = run()
+    assert nothing.returncode == 2 and "no learning rates were tried there" in nothing.stderr
+    tried("qpeft-a", 0.01, [1.0, 3.0, 2.5], kept=2)
+    tried("qpeft-a", 0.003, [4.0, 2.4], kept=1)
+    tried("lora", 0.0003, [2.0], kept=0)
+    tried("lora", 0.001, [2.0], kept=0)
+    assert run().stdout.splitlines()[2:] == [
+        "| LoRA | **0.0003** | 2.000 | 2.000 | 0.0003 | 0.5000 |",
+        "| LoRA | 0.001 | 2.000 | 2.000 | 0.0010 | 0.5000 |",
+        "| Q-PEFT-A | **0.003** | 4.000, 2.400 | 2.400 | 0.0030 | 0.5000 |",
+        "| Q-PEFT-A | 0.01 | 1.000, 3.000, 2.500 | 2.500 | 0.0100 | 0.5000 |",
+    ]
+    assert run("--best", "qpeft-a").stdout == "0.003\n" and run("--best", "lora").stdout == "0.0003\n"
+    assert run("--best", "qpeft-r").stderr.endswith("no learning rate was tried for qpeft-r\n")
+    assert run("--plot", str(study / "rates.png")).returncode == 0
+    assert (study / "rates.png").read_bytes().startswith(b"\x89PNG")
+    tried("soft-prompt", 0.01, [1.0], kept=0, select="RR@10")
+    other = run()
+    assert other.returncode == 2 and "soft-prompt.0.01/training.json: its epoch" in other.stderr
+
+
 def test_a_dev_split_is_made_of_train_passages(tmp_path: Path) -> None:
     docids = [f"d{n}" for n in range(300)]
     for split, qids in (("train", docids), ("test", docids[:3])):

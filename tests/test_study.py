@@ -28,10 +28,11 @@ FAKE = r"""#!/bin/bash
 echo "$*" >>"$LOG.begun"
 verb=$1
 shift
-made=()
+made=() rate=0.001
 while [ $# -gt 0 ]; do
   case $1 in
   --output | --save) made+=("$2") && shift ;;
+  --learning-rate) rate=$2 && shift ;;
   *.txt) [ -f "$1" ] || { echo "$verb: there is no $1" >&2 && exit 2; } ;;
   esac
   shift
@@ -40,7 +41,10 @@ done
 for path in "${made[@]}"; do
   case $verb in
   train | adapt)
-    mkdir -p "$path" && touch "$path"/{training.json,run.dev.txt}
+    mkdir -p "$path" && touch "$path/run.dev.txt"
+    settings='{"training": {"select": "loss", "learning_rate": '$rate'}}'
+    losses='[{"epoch": 0, "dev_loss": 0}, {"epoch": 1, "dev_loss": '$rate'}]'
+    echo '{"dev": {}, "best_epoch": 1, "settings": '$settings', "epochs": '$losses'}' >"$path/training.json"
     echo '{"weight": 0.35}' >"$path/adapter_config.json"
     ;;
   encode) mkdir -p "$path" && touch "$path/shards-0-of-1.json" ;;
@@ -150,6 +154,32 @@ def test_flags_of_one_method_are_of_that_method_alone(study) -> None:
     assert all("float16" in step for step in steps if step[0] == "encode")
 
 
+def test_the_rate_with_the_least_loss_on_dev_is_taken_for_all_seeds(study) -> None:
+    """The stand-in's loss is the rate."""
+    rates = {
+        "METHODS": "lora qpeft-a-lora",
+        "SEEDS": "0 1",
+        "RATES": "0.01 0.003 0.03",
+        "TRAIN": "--epochs 4",
+    }
+    steps = study("out", **rates)
+    trained = {step[step.index("--output") + 1]: step for step in steps if step[0] == "train"}
+    tried = [f"OUT/rates/{m}.{r}" for m in ("lora", "qpeft-a-lora") for r in ("0.01", "0.003", "0.03")]
+    seeds = ["OUT/adapter.lora.seed1", "OUT/adapter.qpeft-a-lora.seed1"]
+    assert sorted(trained) == sorted([*tried, *seeds]), "seed 0 is the trial that was best"
+    for output, step in trained.items():
+        assert step[step.index("--seed") + 1] == ("1" if output in seeds else "0")
+        assert "--epochs 4" in " ".join(step)
+        rate = "0.003" if output in seeds else output.partition(".")[2]
+        assert step[step.index("--learning-rate") + 1] == rate
+        if "qpeft-a-lora" in output:
+            folder = "adapter.lora.seed1" if output in seeds else "adapter.lora"
+            assert step[step.index("--lora") + 1] == f"OUT/{folder}/lora"
+    reranked = [step for step in steps if step[0] == "rerank" and "OUT/adapter.lora" in step]
+    assert [step[step.index("--output") + 1] for step in reranked] == ["OUT/run.small.lora.test.txt"]
+    assert {step[0] for step in study("out", **rates)} == {"evaluate"}
+
+
 def test_a_second_call_only_measures_and_methods_can_be_added(study) -> None:
     small = {"METHODS": "qpeft-a", "TRAIN": FAMILY["TRAIN"]}
     first, again = study("out", **small), study("out", **small)
@@ -161,7 +191,7 @@ def test_a_second_call_only_measures_and_methods_can_be_added(study) -> None:
 
 
 def test_killed_at_every_step_it_takes_each_one_once(study) -> None:
-    family = {**FAMILY, "METHODS": "qpeft-a", "ENCODERS": "llara-repllama"}
+    family = {**FAMILY, "METHODS": "qpeft-a", "ENCODERS": "llara-repllama", "RATES": "0.01 0.003"}
     whole = [step for step in study("whole", **family) if step[0] != "evaluate"]
     taken = []
     for _ in whole:

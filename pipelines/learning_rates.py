@@ -1,0 +1,121 @@
+"""What the learning rates that `study.sh` tried (RATES) gave on dev: a table, a picture, or the best one.
+
+    python pipelines/learning_rates.py OUT/squad                        # OUTPUT of study.sh
+    python pipelines/learning_rates.py OUT/squad --plot rates.png
+    python pipelines/learning_rates.py OUT/squad --best qpeft-a
+
+A training's loss is that of the epoch it kept. The best rate is the one with the least loss; of equal ones,
+the lowest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from results_table import LABELS
+
+from qpeft_rerank.errors import InputError, QpeftError
+
+ALONE, BESIDE = "nDCG@10", "nDCG@10 with weight"  # as a record of training names them
+
+
+class Trial(NamedTuple):
+    """A training: method, rate, loss on dev of the epoch that was kept, losses by epoch, measures on dev."""
+
+    method: str
+    rate: float
+    loss: float
+    losses: list[float]
+    dev: dict[str, float]
+
+
+def trials(study: Path) -> list[Trial]:
+    """The trainings of a study's ``rates``, in the tables' order of methods, by rate.
+
+    Raises:
+        InputError: none is there, or one chose its epoch by something else than the loss.
+    """
+    found = []
+    for path in study.glob("rates/*/training.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        training = record["settings"]["training"]
+        if training["select"] != "loss":
+            raise InputError(f"{path}: its epoch was not chosen by the loss: train without --select")
+        losses = [epoch["dev_loss"] for epoch in record["epochs"]]
+        (kept,) = (e["dev_loss"] for e in record["epochs"] if e["epoch"] == record["best_epoch"])
+        method = path.parent.name.partition(".")[0]
+        found.append(Trial(method, training["learning_rate"], kept, losses, record["dev"]))
+    if not found:
+        raise InputError(f"{study}: no learning rates were tried there: see RATES in study.sh")
+    order = list(LABELS)
+    return sorted(found, key=lambda t: (order.index(t.method) if t.method in order else len(order), *t[:2]))
+
+
+def best(found: Sequence[Trial], method: str) -> Trial:
+    """The trial of a method with the least loss. InputError if none was tried."""
+    of_method = [trial for trial in found if trial.method == method]
+    if not of_method:
+        raise InputError(f"no learning rate was tried for {method}")
+    return min(of_method, key=lambda trial: (trial.loss, trial.rate))
+
+
+def table(found: Sequence[Trial]) -> list[str]:
+    """Markdown: a row for each trial, the best rate of each method in bold."""
+    lines = ["| | rate | loss by epoch (0: before) | least | alone | beside BM25 |"]
+    lines.append("| --- | ---: | --- | ---: | ---: | ---: |")
+    for trial in found:
+        name = LABELS.get(trial.method, trial.method)
+        rate = f"{trial.rate:g}"
+        rate = f"**{rate}**" if trial == best(found, trial.method) else rate
+        losses = ", ".join(f"{loss:.3f}" for loss in trial.losses)
+        figures = f"{trial.loss:.3f} | {trial.dev[ALONE]:.4f} | {trial.dev[BESIDE]:.4f}"
+        lines.append(f"| {name} | {rate} | {losses} | {figures} |")
+    return lines
+
+
+def draw(found: Sequence[Trial], picture: Path) -> None:
+    """Loss, nDCG@10 alone and beside BM25 by rate: a line for each method, a ring around the best rate's."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    values = (lambda t: t.loss, lambda t: t.dev[ALONE], lambda t: t.dev[BESIDE])
+    for axes, value, title in zip(panels, values, ("loss", f"{ALONE} alone", f"{ALONE} beside BM25")):
+        for method in dict.fromkeys(trial.method for trial in found):
+            own = [trial for trial in found if trial.method == method]
+            (line,) = axes.plot(
+                [t.rate for t in own], [value(t) for t in own], ".-", label=LABELS.get(method, method)
+            )
+            chosen = best(found, method)
+            axes.plot(chosen.rate, value(chosen), "o", color=line.get_color(), markersize=9, fillstyle="none")
+        axes.set(xscale="log", xlabel="learning rate", title=title)
+    panels[0].legend(fontsize="small")
+    figure.suptitle("On dev; ring: the rate with the least loss", fontsize="medium")
+    figure.savefig(picture, dpi=100)
+
+
+def main() -> None:
+    """Print the table or the best rate, or draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", type=Path, help="OUTPUT of study.sh")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--best", metavar="METHOD", help="print the rate with the least loss for a method")
+    form.add_argument("--plot", type=Path, metavar="FILE", help="draw loss and nDCG@10 by rate")
+    args = parser.parse_args()
+    try:
+        found = trials(args.study)
+        if args.plot:
+            draw(found, args.plot)
+        else:
+            print(*([f"{best(found, args.best).rate:g}"] if args.best else table(found)), sep="\n")
+    except QpeftError as error:
+        parser.exit(2, f"learning_rates: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
