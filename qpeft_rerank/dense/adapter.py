@@ -13,14 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from qpeft_rerank.dense.causal import CausalEncoder, body_of
+from qpeft_rerank.dense.causal import CausalEncoder
 from qpeft_rerank.dense.encoder import check_probe, choose_config, known_config
 from qpeft_rerank.dense.hub import commit_in
 from qpeft_rerank.dense.vectors import PROBE_FILE, read_probe
 from qpeft_rerank.errors import AdapterError, one_line
 from qpeft_rerank.models import adapter as pair_adapter
 from qpeft_rerank.models import lora
-from qpeft_rerank.models.base import BaseModel, load_base
+from qpeft_rerank.models.base import BaseModel, body_of, load_base
 from qpeft_rerank.models.names import ENCODER_FILE
 
 

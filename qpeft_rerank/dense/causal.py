@@ -21,7 +21,7 @@ from qpeft_rerank.dense.config import EncoderConfig
 from qpeft_rerank.dense.description import describe_encoder
 from qpeft_rerank.dense.inputs import SideInputs
 from qpeft_rerank.errors import InputError
-from qpeft_rerank.models.base import BaseModel
+from qpeft_rerank.models.base import BaseModel, body_of
 from qpeft_rerank.models.inputs import passage_text
 from qpeft_rerank.passages import Passage
 from qpeft_rerank.scoring import default_limits
@@ -100,9 +100,3 @@ class CausalEncoder(nn.Module):
             return self(ids, length, side.pooled)
 
         return embed(side.encode(texts), forward, self.base.device, self.batch_tokens, progress)
-
-
-def body_of(model: nn.Module) -> nn.Module:
-    """A causal language model without its output layer."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # under a peft wrapper
-    return inner.base_model

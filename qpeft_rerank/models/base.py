@@ -112,6 +112,13 @@ class BaseModel:
         return hashlib.sha256(both).hexdigest()
 
 
+def body_of(model: nn.Module) -> nn.Module:
+    """A causal language model without its output layer."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # under a peft wrapper
+    body = inner.base_model
+    return inner.model if body is inner else body  # Llama 4 says another name than its body has
+
+
 def same_weights(a: Tensor, b: Tensor) -> bool:
     """Whether two weight fingerprints are of one model, possibly in different types (bf16 keeps 8 bits)."""
     if a.shape != b.shape:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from qpeft_rerank.errors import AdapterError, InputError, PairError
-from qpeft_rerank.models.base import BaseModel
+from qpeft_rerank.models.base import BaseModel, body_of
 from qpeft_rerank.models.batch import Batch
 from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.models.inputs import PairEncoder, PairInput, TokenizedPassage, passage_text
@@ -96,9 +96,8 @@ class RankLlama(Scorer):
     def forward(self, batch: Batch) -> Tensor:
         """The score of each pair, [B], fp32, any number; higher is better."""
         put_to_work(self.model, self.lora)
-        body = self.model.base_model
         # Padded on the right, where a causal model needs no mask.
-        hidden = body(input_ids=batch.ids, use_cache=False).last_hidden_state
+        hidden = body_of(self.model)(input_ids=batch.ids, use_cache=False).last_hidden_state
         rows = torch.arange(len(hidden), device=hidden.device)
         last = hidden[rows, batch.length.to(hidden.device) - 1]
         with torch.autocast(last.device.type, enabled=False):  # 8 bits cannot tell near scores apart

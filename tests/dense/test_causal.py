@@ -57,7 +57,7 @@ def test_any_tokenizer_does_with_or_without_special_tokens(ends):
     np.testing.assert_allclose(vector, torch.nn.functional.normalize(state, dim=0).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "llama4"])
 def test_a_vector_does_not_depend_on_its_batch(architecture):
     base = tiny_base(architecture)
     together = CausalEncoder(base, EncoderConfig()).encode_passages(PASSAGES)
