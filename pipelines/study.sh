@@ -16,7 +16,7 @@
 #   FIRST       which of them: hybrid (BM25 and dense, fused; the default), dense, or "dense hybrid"
 #   SEEDS       of the trainings (default: 0), such as "0 1 2": tables have their means; EVERY=5 takes every fifth test topic only
 #   RATES       learning rates, such as "0.001 0.01": each is tried for each method with seed 0, and the one with the least loss
-#               on dev is taken for all its seeds; learning_rates.py shows what they gave
+#               on dev is taken for all its seeds; learning_rates.py shows what they gave. RATES_lora ...: of one method, instead
 #   TEXT        plain text files that LLaRA reads (default: the collection's corpus, without topics and qrels)
 #   TRAIN, RERANK, ADAPT, ENCODE, INDEX     flags of the verbs; TRAIN_rankllama, RERANK_qpeft_a ...: of one method, instead
 set -euo pipefail
@@ -81,15 +81,16 @@ train() {
   [ "$2" = 0 ] || suffix=.seed$2
   system=$1$suffix
   adapter=$output/adapter.$system
+  local rates rate
+  flags RATES "${1#llara-}" && rates=("${given[@]}") rate=${given[0]:-}
   flags TRAIN "${1#llara-}" # the same with LLaRA and without
-  if [ -n "${RATES:-}" ]; then
+  if [ ${#rates[@]} -gt 1 ]; then
     read -ra how <<<"$(settings "$1" "")"
-    local rate
-    for rate in $RATES; do fit "$output/rates/$1.$rate" --seed 0 --learning-rate "$rate"; done
+    for rate in "${rates[@]}"; do fit "$output/rates/$1.$rate" --seed 0 --learning-rate "$rate"; done
     rate=$(python "$here/learning_rates.py" "$output" --best "$1")
-    given+=(--learning-rate "$rate")
     [ "$2" != 0 ] || [ -e "$adapter" ] || ln -s "rates/$1.$rate" "$adapter"
   fi
+  [ -z "$rate" ] || given+=(--learning-rate "$rate")
   read -ra how <<<"$(settings "$1" "$suffix")"
   fit "$adapter" --seed "$2"
 }

@@ -180,6 +180,17 @@ def test_the_rate_with_the_least_loss_on_dev_is_taken_for_all_seeds(study) -> No
     assert {step[0] for step in study("out", **rates)} == {"evaluate"}
 
 
+def test_a_single_rate_is_taken_without_a_trial(study) -> None:
+    steps = study("out", METHODS="lora qpeft-a", RATES_qpeft_a="0.003", TRAIN="--epochs 4")
+    trained = [step for step in steps if step[0] == "train"]
+    assert [step[step.index("--output") + 1] for step in trained] == [
+        "OUT/adapter.lora",
+        "OUT/adapter.qpeft-a",
+    ]
+    assert ["--learning-rate" in step for step in trained] == [False, True]
+    assert "--epochs 4 --learning-rate 0.003" in " ".join(trained[1])
+
+
 def test_a_second_call_only_measures_and_methods_can_be_added(study) -> None:
     small = {"METHODS": "qpeft-a", "TRAIN": FAMILY["TRAIN"]}
     first, again = study("out", **small), study("out", **small)

@@ -15,6 +15,7 @@ SCHEDULES = ("constant", "linear")
 MIXED_PRECISION = ("no", "bf16", "fp16")
 LOSSES = ("hinge", "contrastive")
 MOST_SEED = 2**32 - 1  # the seed of each step is made of it and must fit the 64 bits that torch takes
+LEARNING_RATE, SOFT_PROMPT_LEARNING_RATE = 1e-3, 3e-2  # see "Learning rates" in docs/experiments.md
 CONTRASTIVE = {"rankllama": 1.0, "repllama": 0.01}  # methods with that loss, and their papers' temperature
 
 
@@ -59,7 +60,11 @@ class TrainingConfig:
     )
     epochs: int = setting(20, "most epochs", least=1)
     patience: int = setting(5, "stop after this many epochs without a better development result", least=1)
-    learning_rate: float = setting(1e-3, "of AdamW", least=0)
+    learning_rate: float | None = setting(
+        None,
+        f"of AdamW (default: {LEARNING_RATE:g}; soft-prompt without a LoRA: {SOFT_PROMPT_LEARNING_RATE:g})",
+        least=0,
+    )
     weight_decay: float = setting(
         0.0, "of AdamW; it would also shrink hint vectors of tokens that are never met", least=0
     )
@@ -93,11 +98,17 @@ class TrainingConfig:
         if self.select != "loss":
             _check_measure(self.select)
 
-    def for_method(self, method: str) -> TrainingConfig:
-        """The same with loss and temperature named: those of the method's paper, where none were chosen."""
+    def for_method(self, method: str, lora_rank: int = 0) -> TrainingConfig:
+        """The same with loss, temperature and learning rate named: where none were chosen, the former two are
+        those of the method's paper.
+        """
         loss = self.loss or ("contrastive" if method in CONTRASTIVE else "hinge")
         usual = CONTRASTIVE.get(method, 1.0) if loss == "contrastive" else None
-        return replace(self, loss=loss, temperature=self.temperature or usual)
+        rate = self.learning_rate
+        if rate is None:
+            prompt_alone = method == "soft-prompt" and not lora_rank
+            rate = SOFT_PROMPT_LEARNING_RATE if prompt_alone else LEARNING_RATE
+        return replace(self, loss=loss, temperature=self.temperature or usual, learning_rate=rate)
 
     def check_development(self, there: bool) -> None:
         """Raises `InputError` if epochs are to be chosen by a measure and no development data are there."""
@@ -106,12 +117,13 @@ class TrainingConfig:
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """The learning rate of a step (from 0) out of ``steps`` planned ones."""
+        rate = LEARNING_RATE if self.learning_rate is None else self.learning_rate
         warmup = round(self.warmup * steps)
         if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
+            return rate * (step + 1) / warmup
         if self.schedule == "linear":
-            return self.learning_rate * max(0.0, (steps - step) / max(1, steps - warmup))
-        return self.learning_rate
+            return rate * max(0.0, (steps - step) / max(1, steps - warmup))
+        return rate
 
 
 def _check_measure(name: Any) -> None:

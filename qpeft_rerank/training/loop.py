@@ -95,7 +95,7 @@ def train(
     """
     if not settings.trainable:
         raise InputError(f"method {settings.method!r} has nothing to train")
-    training = training.for_method(settings.method)
+    training = training.for_method(settings.method, settings.lora_rank)
     training.check_development(dev is not None)
     check_folder(output, resume)
     torch.manual_seed(training.seed)  # initial weights, the same in every process
@@ -172,9 +172,7 @@ def fit(
     if forgetful:  # computed again, a layer would add to a shared passage's keys and values twice
         scorer.can_share = False
     weights = scorer.trained_parameters()
-    optimizer = torch.optim.AdamW(
-        weights.values(), lr=training.learning_rate, weight_decay=training.weight_decay
-    )
+    optimizer = torch.optim.AdamW(weights.values(), weight_decay=training.weight_decay)  # a rate at each step
     optimizer = accelerator.prepare(optimizer)  # undoes the loss scale of fp16
     model = objective.module
     if accelerator.num_processes > 1:

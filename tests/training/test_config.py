@@ -61,6 +61,13 @@ def test_a_method_has_its_own_loss_unless_another_is_chosen() -> None:
     assert TrainingConfig(loss="hinge").for_method("rankllama").loss == "hinge"
 
 
+def test_a_soft_prompt_by_itself_has_a_higher_learning_rate_unless_another_is_chosen() -> None:
+    assert TrainingConfig().for_method("soft-prompt").learning_rate == 0.03
+    assert TrainingConfig().for_method("soft-prompt", lora_rank=16).learning_rate == 0.001
+    assert TrainingConfig().for_method("qpeft-a").learning_rate == 0.001
+    assert TrainingConfig(learning_rate=0.0).for_method("soft-prompt").learning_rate == 0.0
+
+
 def test_a_setting_of_another_loss_is_an_error() -> None:
     with pytest.raises(InputError, match="^margin: the loss contrastive has none"):
         TrainingConfig(loss="contrastive", margin=0.5)
