@@ -77,6 +77,9 @@ def study(tmp_path: Path) -> Path:
 
 def test_runs_are_collected_with_records_that_name_no_folder(study: Path, tmp_path: Path) -> None:
     target = tmp_path / "runs"
+    for rate in ("0.01", "0.001"):
+        (study / "rates" / f"lora.{rate}").mkdir(parents=True)
+        (study / "rates" / f"lora.{rate}" / "training.json").write_text(f'{{"run": "a/b", "rate": {rate}}}')
     command = [sys.executable, str(ROOT / "pipelines" / "collect_runs.py"), str(study), str(target)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -91,6 +94,10 @@ def test_runs_are_collected_with_records_that_name_no_folder(study: Path, tmp_pa
     assert settings == {"passages": "the index index", "topics": None, "prompt": "a / b"}
     record = json.loads((target / "training.qpeft-a.json").read_text())
     assert record["settings"] == {"run": "run.txt", "k": [15], "base_model": {"lora": None}}
+    assert (target / "learning-rates.jsonl").read_text().splitlines() == [
+        '{"trial": "lora.0.001", "run": "b", "rate": 0.001}',
+        '{"trial": "lora.0.01", "run": "b", "rate": 0.01}',
+    ]
     before = {path.name: path.read_bytes() for path in target.iterdir()}
     subprocess.run(command, check=True, capture_output=True, env=environment)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
