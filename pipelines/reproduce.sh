@@ -9,7 +9,7 @@ data=$1 output=$2 here=$(dirname "$0")
 collections=(squad)
 methods="soft-prompt lora qpeft-r qpeft-a qpeft-a-soft qpeft-a-lora"
 mkdir -p "$output"
-METHODS=$methods TRAIN="--dtype bfloat16 --epochs 4 --patience 2" RERANK="--dtype bfloat16" \
+METHODS=$methods RATES_qpeft_a=0.003 TRAIN="--dtype bfloat16 --epochs 4 --patience 2" RERANK="--dtype bfloat16" \
   "$here/study.sh" squad "$data/squad" "$output/squad"
 if [ -d "$data/nq-qed" ]; then
   collections+=(nq-qed)
@@ -18,7 +18,8 @@ if [ -d "$data/nq-qed" ]; then
     python "$here/split_unread.py" "$output/split" "$output/unread"
     cp -r "$data/nq-qed/corpus" "$output/unread"
   fi
-  METHODS=$methods TRAIN="--dtype bfloat16 --epochs 2 --schedule linear" RERANK="--dtype bfloat16" \
+  METHODS=$methods RATES_qpeft_a=0.003 RATES_qpeft_a_soft=0.003 \
+    TRAIN="--dtype bfloat16 --epochs 2 --schedule linear" RERANK="--dtype bfloat16" \
     "$here/study.sh" nq-qed "$output/unread" "$output/nq-qed"
 fi
 python "$here/check_figures.py" "$output" --only "${collections[@]}"
