@@ -107,8 +107,9 @@ def summarize(
 
 def _not_default(made: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that differ from the package's own (but the seed), with the base model."""
-    usual = AdapterConfig(method=made["adapter"]["method"]).to_dict()
-    usual |= asdict(TrainingConfig().for_method(usual["method"], usual["lora_rank"]))
+    adapter = AdapterConfig.from_dict(made["adapter"])
+    usual = AdapterConfig(method=adapter.method).to_dict()
+    usual |= asdict(TrainingConfig().for_method(adapter.method, adapter.prompt_alone))
     given = {**made["adapter"], **made["training"], "seed": usual["seed"]}
     differing = {name: value for name, value in given.items() if value != usual[name]}
     base = {"model": made["base_model"]["name"], "dtype": made["base_model"]["dtype"], "depth": made["depth"]}

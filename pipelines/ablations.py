@@ -121,7 +121,7 @@ def changed(
     prompt = None if settings.prompt in (PROMPT, PROMPT_WITH_HINTS) else settings.prompt
     adapter = replace(settings, **{"prompt": prompt, **{n: v for n, v in changes.items() if n in own}})
     other = replace(training, **{n: v for n, v in changes.items() if n not in own})
-    return adapter, other.for_method(adapter.method, adapter.lora_rank)
+    return adapter, other.for_method(adapter.method, adapter.prompt_alone)
 
 
 class Bench:

@@ -41,7 +41,8 @@ def runs_on_test(study: Path, name: str) -> Iterator[tuple[str, Path]]:
 
 
 def collect(study: Path, target: Path, name: str, topics: str, only: str) -> list[Path]:
-    """Copy a study's runs, records (those of tried learning rates in one file) and weights; give the files.
+    """Copy a study's runs, records (of a method's tried learning rates in one file) and weights, and give the
+    files written.
 
     Args:
         study: OUTPUT of `study.sh`. target: folder to copy to, made if need be.
@@ -68,13 +69,14 @@ def collect(study: Path, target: Path, name: str, topics: str, only: str) -> lis
             written.append(_copy_record(folder / "training.json", target / f"training.{system}.json"))
             if (folder / "training.png").exists():
                 written.append(Path(shutil.copy(folder / "training.png", target / f"training.{system}.png")))
-    trials = [path for path in sorted(study.glob("rates/*/training.json")) if fnmatch(path.parent.name, only)]
-    if trials:
-        written.append(target / "learning-rates.jsonl")
-        with atomic_write(written[-1]) as out:
-            for path in trials:
-                record = {"trial": path.parent.name} | json.loads(path.read_text(encoding="utf-8"))
-                out.write(json.dumps(_without_folders(record), ensure_ascii=False) + "\n")
+    trials = sorted(study.glob("rates/*/training.json"))
+    for system in sorted({path.parent.name.partition(".")[0] for path in trials}):
+        if fnmatch(system, only):
+            written.append(target / f"learning-rates.{system}.jsonl")
+            with atomic_write(written[-1]) as out:
+                for path in (path for path in trials if path.parent.name.startswith(f"{system}.")):
+                    record = _without_folders(json.loads(path.read_text(encoding="utf-8")))
+                    out.write(json.dumps(record, ensure_ascii=False) + "\n")
     for weights in sorted(study.glob("weights.*.json")):
         if fnmatch(weights.name.removeprefix("weights.").removesuffix(".json"), only):
             written.append(_copy_record(weights, target / weights.name))

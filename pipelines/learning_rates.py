@@ -2,7 +2,7 @@
 
     python pipelines/learning_rates.py OUT/squad                        # OUTPUT of study.sh
     python pipelines/learning_rates.py OUT/squad --plot rates.png
-    python pipelines/learning_rates.py OUT/squad --best qpeft-a
+    python pipelines/learning_rates.py OUT/squad --best qpeft-a [RATE ...]
 
 A training's loss is that of the epoch it kept. The best rate is the one with the least loss; of equal ones,
 the lowest.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +26,13 @@ ALONE, BESIDE = "nDCG@10", "nDCG@10 with weight"  # as a record of training name
 
 
 class Trial(NamedTuple):
-    """A training: method, rate, loss on dev of the epoch that was kept, losses by epoch, measures on dev."""
+    """A training: method, rate (as a number and as it was spelled), loss on dev of the epoch that was kept,
+    losses by epoch, measures on dev.
+    """
 
     method: str
     rate: float
+    spelled: str
     loss: float
     losses: list[float]
     dev: dict[str, float]
@@ -38,27 +42,25 @@ def trials(study: Path) -> list[Trial]:
     """The trainings of a study's ``rates``, in the tables' order of methods, by rate.
 
     Raises:
-        InputError: none is there, or one chose its epoch by something else than the loss.
+        InputError: none is there.
     """
     found = []
     for path in study.glob("rates/*/training.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
         training = record["settings"]["training"]
-        if training["select"] != "loss":
-            raise InputError(f"{path}: its epoch was not chosen by the loss: train without --select")
         losses = [epoch["dev_loss"] for epoch in record["epochs"]]
         (kept,) = (e["dev_loss"] for e in record["epochs"] if e["epoch"] == record["best_epoch"])
-        method = path.parent.name.partition(".")[0]
-        found.append(Trial(method, training["learning_rate"], kept, losses, record["dev"]))
+        method, _, spelled = path.parent.name.partition(".")
+        found.append(Trial(method, training["learning_rate"], spelled, kept, losses, record["dev"]))
     if not found:
         raise InputError(f"{study}: no learning rates were tried there: see RATES in study.sh")
     order = list(LABELS)
     return sorted(found, key=lambda t: (order.index(t.method) if t.method in order else len(order), *t[:2]))
 
 
-def best(found: Sequence[Trial], method: str) -> Trial:
-    """The trial of a method with the least loss. InputError if none was tried."""
-    of_method = [trial for trial in found if trial.method == method]
+def best(found: Sequence[Trial], method: str, rates: Sequence[str] = ()) -> Trial:
+    """The trial of a method with the least loss, of all or of these ``rates``. InputError if there is none."""
+    of_method = [t for t in found if t.method == method and (not rates or t.spelled in rates)]
     if not of_method:
         raise InputError(f"no learning rate was tried for {method}")
     return min(of_method, key=lambda trial: (trial.loss, trial.rate))
@@ -73,8 +75,8 @@ def table(found: Sequence[Trial]) -> list[str]:
         rate = f"{trial.rate:g}"
         rate = f"**{rate}**" if trial == best(found, trial.method) else rate
         losses = ", ".join(f"{loss:.3f}" for loss in trial.losses)
-        figures = f"{trial.loss:.3f} | {trial.dev[ALONE]:.4f} | {trial.dev[BESIDE]:.4f}"
-        lines.append(f"| {name} | {rate} | {losses} | {figures} |")
+        figures = [f"{trial.dev[what]:.4f}" if what in trial.dev else "" for what in (ALONE, BESIDE)]
+        lines.append(f"| {name} | {rate} | {losses} | {trial.loss:.3f} | {' | '.join(figures)} |")
     return lines
 
 
@@ -82,7 +84,7 @@ def draw(found: Sequence[Trial], picture: Path) -> None:
     """Loss, nDCG@10 alone and beside BM25 by rate: a line for each method, a ring around the best rate's."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
-    values = (lambda t: t.loss, lambda t: t.dev[ALONE], lambda t: t.dev[BESIDE])
+    values = (lambda t: t.loss, lambda t: t.dev.get(ALONE, nan), lambda t: t.dev.get(BESIDE, nan))
     for axes, value, title in zip(panels, values, ("loss", f"{ALONE} alone", f"{ALONE} beside BM25")):
         for method in dict.fromkeys(trial.method for trial in found):
             own = [trial for trial in found if trial.method == method]
@@ -104,7 +106,12 @@ def main() -> None:
     )
     parser.add_argument("study", type=Path, help="OUTPUT of study.sh")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--best", metavar="METHOD", help="print the rate with the least loss for a method")
+    form.add_argument(
+        "--best",
+        nargs="+",
+        metavar=("METHOD", "RATE"),
+        help="print a method's rate with the least loss, of these if some are given",
+    )
     form.add_argument("--plot", type=Path, metavar="FILE", help="draw loss and nDCG@10 by rate")
     args = parser.parse_args()
     try:
@@ -112,7 +119,9 @@ def main() -> None:
         if args.plot:
             draw(found, args.plot)
         else:
-            print(*([f"{best(found, args.best).rate:g}"] if args.best else table(found)), sep="\n")
+            print(
+                *([best(found, args.best[0], args.best[1:]).spelled] if args.best else table(found)), sep="\n"
+            )
     except QpeftError as error:
         parser.exit(2, f"learning_rates: {error}\n")
 

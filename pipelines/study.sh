@@ -16,7 +16,8 @@
 #   FIRST       which of them: hybrid (BM25 and dense, fused; the default), dense, or "dense hybrid"
 #   SEEDS       of the trainings (default: 0), such as "0 1 2": tables have their means; EVERY=5 takes every fifth test topic only
 #   RATES       learning rates, such as "0.001 0.01": each is tried for each method with seed 0, and the one with the least loss
-#               on dev is taken for all its seeds; learning_rates.py shows what they gave. RATES_lora ...: of one method, instead
+#               on dev is taken for all its seeds (learning_rates.py shows what they gave); a single one is taken as it is.
+#               RATES_lora ...: of one method, instead
 #   TEXT        plain text files that LLaRA reads (default: the collection's corpus, without topics and qrels)
 #   TRAIN, RERANK, ADAPT, ENCODE, INDEX     flags of the verbs; TRAIN_rankllama, RERANK_qpeft_a ...: of one method, instead
 set -euo pipefail
@@ -87,8 +88,10 @@ train() {
   if [ ${#rates[@]} -gt 1 ]; then
     read -ra how <<<"$(settings "$1" "")"
     for rate in "${rates[@]}"; do fit "$output/rates/$1.$rate" --seed 0 --learning-rate "$rate"; done
-    rate=$(python "$here/learning_rates.py" "$output" --best "$1")
-    [ "$2" != 0 ] || [ -e "$adapter" ] || ln -s "rates/$1.$rate" "$adapter"
+    rate=$(python "$here/learning_rates.py" "$output" --best "$1" "${rates[@]}")
+    [ -e "$output/adapter.$1" ] || ln -s "rates/$1.$rate" "$output/adapter.$1"
+    [ "$(readlink "$output/adapter.$1")" = "rates/$1.$rate" ] ||
+      { echo "study.sh: $output/adapter.$1 is there, with another rate than the best, $rate: take another OUTPUT" >&2 && exit 2; }
   fi
   [ -z "$rate" ] || given+=(--learning-rate "$rate")
   read -ra how <<<"$(settings "$1" "$suffix")"

@@ -66,7 +66,7 @@ def study(tmp_path: Path):
         (tmp_path / f"topics.{split}.tsv").write_text(f"{split}1\ta\n{split}2\tb\n")
         (tmp_path / f"qrels.{split}.txt").write_text(f"{split}1 0 d 1\n{split}2 0 d 1\n")
 
-    def run(output: str, kill_at: int = 0, **environment: str) -> list[list[str]]:
+    def run(output: str, kill_at: int = 0, code: int = 0, **environment: str) -> list[list[str]]:
         log = tmp_path / f"{output}.log"
         for file in (Path(f"{log}.begun"), Path(f"{log}.done")):
             file.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def study(tmp_path: Path):
             capture_output=True,
             text=True,
         )
-        assert done.returncode == (143 if kill_at else 0), done.stderr
+        assert done.returncode == (143 if kill_at else code), done.stderr
         finished = Path(f"{log}.done")
         lines = finished.read_text().splitlines() if finished.exists() else []
         return [line.replace(str(tmp_path / output), "OUT").split() for line in lines]
@@ -178,6 +178,21 @@ def test_the_rate_with_the_least_loss_on_dev_is_taken_for_all_seeds(study) -> No
     reranked = [step for step in steps if step[0] == "rerank" and "OUT/adapter.lora" in step]
     assert [step[step.index("--output") + 1] for step in reranked] == ["OUT/run.small.lora.test.txt"]
     assert {step[0] for step in study("out", **rates)} == {"evaluate"}
+
+
+def test_rates_may_be_spelled_otherwise_and_seed_0_need_not_be_asked_for(study, tmp_path: Path) -> None:
+    steps = study("out", METHODS="lora qpeft-a-lora", SEEDS="1", RATES="1e-3 3e-3")
+    trained = {step[step.index("--output") + 1]: step for step in steps if step[0] == "train"}
+    step = trained["OUT/adapter.lora.seed1"]
+    assert step[step.index("--learning-rate") + 1] == "1e-3"
+    assert (tmp_path / "out" / "adapter.lora" / "training.json").exists(), "qpeft-a-lora's trials read it"
+    assert not [name for name in made(steps) if name == "lora"]
+
+
+def test_seeds_of_other_rates_are_not_mixed(study) -> None:
+    study("out", METHODS="lora", RATES="0.01 0.003")
+    steps = study("out", code=2, METHODS="lora", SEEDS="0 1", RATES="0.01 0.001")
+    assert [step[step.index("--output") + 1] for step in steps] == ["OUT/rates/lora.0.001"]
 
 
 def test_a_single_rate_is_taken_without_a_trial(study) -> None:

@@ -124,7 +124,7 @@ def run(options: TrainOptions) -> None:
     if not options.settings.trainable:
         method = options.settings.method
         raise InputError(f"--method {method} has nothing to train, but for a LoRA: give it with --lora-rank")
-    training = options.training.for_method(options.settings.method, options.settings.lora_rank)
+    training = options.training.for_method(options.settings.method, options.settings.prompt_alone)
     training.check_development(options.dev_run is not None)
     source = options.run_source()
 

@@ -43,7 +43,7 @@ class LlaraConfig:
     epochs: int = _of(TrainingConfig, "epochs", 1)
     batch_size: int = setting(16, "passages per step and process", least=1)
     accumulate: int = _of(TrainingConfig, "accumulate", 1)
-    learning_rate: float = _of(TrainingConfig, "learning_rate", 1e-4)
+    learning_rate: float = setting(1e-4, "of AdamW", least=0)
     weight_decay: float = setting(0.0, "of AdamW", least=0)
     schedule: str = _of(TrainingConfig, "schedule", "linear")
     warmup: float = _of(TrainingConfig, "warmup", 0.1)

@@ -152,6 +152,11 @@ class AdapterConfig:
         """Whether there is anything to train."""
         return self.soft_prompt or self.has_hints or self.lora_rank > 0
 
+    @property
+    def prompt_alone(self) -> bool:
+        """Whether the vectors of a soft prompt are all that is trained."""
+        return self.soft_prompt and not (self.has_hints or self.lora_rank or self.prompt_layers)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `from_dict` is its inverse."""
         return {**asdict(self), "filters": list(self.filters), "lora_targets": list(self.lora_targets)}

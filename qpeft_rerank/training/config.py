@@ -62,7 +62,7 @@ class TrainingConfig:
     patience: int = setting(5, "stop after this many epochs without a better development result", least=1)
     learning_rate: float | None = setting(
         None,
-        f"of AdamW (default: {LEARNING_RATE:g}; soft-prompt without a LoRA: {SOFT_PROMPT_LEARNING_RATE:g})",
+        f"of AdamW (default: {LEARNING_RATE:g}; a soft prompt by itself: {SOFT_PROMPT_LEARNING_RATE:g})",
         least=0,
     )
     weight_decay: float = setting(
@@ -98,15 +98,14 @@ class TrainingConfig:
         if self.select != "loss":
             _check_measure(self.select)
 
-    def for_method(self, method: str, lora_rank: int = 0) -> TrainingConfig:
+    def for_method(self, method: str, prompt_alone: bool = False) -> TrainingConfig:
         """The same with loss, temperature and learning rate named: where none were chosen, the former two are
-        those of the method's paper.
+        those of the method's paper; ``prompt_alone``: a soft prompt is all that is trained.
         """
         loss = self.loss or ("contrastive" if method in CONTRASTIVE else "hinge")
         usual = CONTRASTIVE.get(method, 1.0) if loss == "contrastive" else None
         rate = self.learning_rate
         if rate is None:
-            prompt_alone = method == "soft-prompt" and not lora_rank
             rate = SOFT_PROMPT_LEARNING_RATE if prompt_alone else LEARNING_RATE
         return replace(self, loss=loss, temperature=self.temperature or usual, learning_rate=rate)
 

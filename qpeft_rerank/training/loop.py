@@ -95,7 +95,7 @@ def train(
     """
     if not settings.trainable:
         raise InputError(f"method {settings.method!r} has nothing to train")
-    training = training.for_method(settings.method, settings.lora_rank)
+    training = training.for_method(settings.method, settings.prompt_alone)
     training.check_development(dev is not None)
     check_folder(output, resume)
     torch.manual_seed(training.seed)  # initial weights, the same in every process

@@ -1,8 +1,11 @@
 """Training settings are checked as soon as they are made."""
 
+from typing import Any
+
 import pytest
 
 from qpeft_rerank.errors import InputError
+from qpeft_rerank.models.config import AdapterConfig
 from qpeft_rerank.training.config import MOST_SEED, TrainingConfig
 from qpeft_rerank.training.loop import _seed
 
@@ -62,10 +65,15 @@ def test_a_method_has_its_own_loss_unless_another_is_chosen() -> None:
 
 
 def test_a_soft_prompt_by_itself_has_a_higher_learning_rate_unless_another_is_chosen() -> None:
-    assert TrainingConfig().for_method("soft-prompt").learning_rate == 0.03
-    assert TrainingConfig().for_method("soft-prompt", lora_rank=16).learning_rate == 0.001
-    assert TrainingConfig().for_method("qpeft-a").learning_rate == 0.001
-    assert TrainingConfig(learning_rate=0.0).for_method("soft-prompt").learning_rate == 0.0
+    def rate(chosen: float | None = None, **settings: Any) -> float | None:
+        adapter = AdapterConfig(**settings)
+        training = TrainingConfig(learning_rate=chosen)
+        return training.for_method(adapter.method, adapter.prompt_alone).learning_rate
+
+    assert rate(method="soft-prompt") == rate(method="hard-prompt", soft_prompt=True) == 0.03
+    assert rate(method="soft-prompt", lora_rank=16) == rate(method="soft-prompt", prompt_layers=1) == 0.001
+    assert rate(method="qpeft-a") == rate(method="qpeft-a", soft_prompt=True) == 0.001
+    assert rate(0.0, method="soft-prompt") == 0.0
 
 
 def test_a_setting_of_another_loss_is_an_error() -> None:
