@@ -59,7 +59,7 @@ def trials(study: Path) -> list[Trial]:
 
 
 def best(found: Sequence[Trial], method: str, rates: Sequence[str] = ()) -> Trial:
-    """The trial of a method with the least loss, of all or of these ``rates``. InputError if there is none."""
+    """The trial of a method with the least loss, of all or of these ``rates``. InputError if none is."""
     of_method = [t for t in found if t.method == method and (not rates or t.spelled in rates)]
     if not of_method:
         raise InputError(f"no learning rate was tried for {method}")
