@@ -82,7 +82,7 @@ def table(found: Sequence[Trial]) -> list[str]:
 
 def draw(found: Sequence[Trial], picture: Path) -> None:
     """Loss, nDCG@10 alone and beside BM25 by rate: a line for each method, a ring around the best rate's."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     panels = figure.subplots(1, 3)
     values = (lambda t: t.loss, lambda t: t.dev.get(ALONE, nan), lambda t: t.dev.get(BESIDE, nan))
     for axes, value, title in zip(panels, values, ("loss", f"{ALONE} alone", f"{ALONE} beside BM25")):
@@ -94,7 +94,8 @@ def draw(found: Sequence[Trial], picture: Path) -> None:
             chosen = best(found, method)
             axes.plot(chosen.rate, value(chosen), "o", color=line.get_color(), markersize=9, fillstyle="none")
         axes.set(xscale="log", xlabel="learning rate", title=title)
-    panels[0].legend(fontsize="small")
+    names = panels[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=6, fontsize="small")
     figure.suptitle("On dev; ring: the rate with the least loss", fontsize="medium")
     figure.savefig(picture, dpi=100)
 
