@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from learning_rates import ALONE, BESIDE, MEASURE
 from matplotlib.figure import Figure
 
 from qpeft_rerank.errors import InputError
@@ -33,9 +34,8 @@ if TYPE_CHECKING:
 
     from qpeft_rerank.training.data import TrainingData
 
-MEASURE, LINES_FILE = "nDCG@10", "ablations.jsonl"
+LINES_FILE = "ablations.jsonl"
 NORMAL_95 = 1.96  # standard errors on either side
-ALONE, BESIDE = MEASURE, f"{MEASURE} with weight"  # as a record of training names them
 
 
 class Measured(NamedTuple):

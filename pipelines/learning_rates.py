@@ -22,7 +22,8 @@ from results_table import LABELS
 
 from qpeft_rerank.errors import InputError, QpeftError
 
-ALONE, BESIDE = "nDCG@10", "nDCG@10 with weight"  # as a record of training names them
+MEASURE = "nDCG@10"
+ALONE, BESIDE = MEASURE, f"{MEASURE} with weight"  # as a record of training names them
 
 
 class Trial(NamedTuple):
@@ -49,8 +50,8 @@ def trials(study: Path) -> list[Trial]:
         record = json.loads(path.read_text(encoding="utf-8"))
         training = record["settings"]["training"]
         losses = [epoch["dev_loss"] for epoch in record["epochs"]]
-        (kept,) = (e["dev_loss"] for e in record["epochs"] if e["epoch"] == record["best_epoch"])
         method, _, spelled = path.parent.name.partition(".")
+        kept = losses[record["best_epoch"]]  # epoch 0 is before training
         found.append(Trial(method, training["learning_rate"], spelled, kept, losses, record["dev"]))
     if not found:
         raise InputError(f"{study}: no learning rates were tried there: see RATES in study.sh")
@@ -119,10 +120,11 @@ def main() -> None:
         found = trials(args.study)
         if args.plot:
             draw(found, args.plot)
+        elif args.best:
+            method, *rates = args.best
+            print(best(found, method, rates).spelled)
         else:
-            print(
-                *([best(found, args.best[0], args.best[1:]).spelled] if args.best else table(found)), sep="\n"
-            )
+            print(*table(found), sep="\n")
     except QpeftError as error:
         parser.exit(2, f"learning_rates: {error}\n")
 

@@ -42,7 +42,7 @@ for path in "${made[@]}"; do
   case $verb in
   train | adapt)
     mkdir -p "$path" && touch "$path/run.dev.txt"
-    settings='{"training": {"select": "loss", "learning_rate": '$rate'}}'
+    settings='{"training": {"learning_rate": '$rate'}}'
     losses='[{"epoch": 0, "dev_loss": 0}, {"epoch": 1, "dev_loss": '$rate'}]'
     echo '{"dev": {}, "best_epoch": 1, "settings": '$settings', "epochs": '$losses'}' >"$path/training.json"
     echo '{"weight": 0.35}' >"$path/adapter_config.json"
